@@ -1,0 +1,1 @@
+"""Curvature blocks: how an optimizer averages, damps, inverts and applies one."""

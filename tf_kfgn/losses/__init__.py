@@ -1,0 +1,16 @@
+"""Likelihoods: the curvature of a loss with respect to the outputs of a model."""
+
+from tf_kfgn.losses.base import Likelihood
+from tf_kfgn.losses.bernoulli import Bernoulli
+from tf_kfgn.losses.categorical import Categorical
+from tf_kfgn.losses.resolve import WatchedLoss, resolve_loss
+from tf_kfgn.losses.squared_error import SquaredError
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Likelihood",
+    "SquaredError",
+    "WatchedLoss",
+    "resolve_loss",
+]

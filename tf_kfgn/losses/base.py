@@ -1,0 +1,112 @@
+"""What a likelihood is: the curvature of a loss with respect to the outputs of a model.
+
+A likelihood looks at *rows*: vectors of length D along the last axis of the outputs, one for each
+of an example's P positions (P = 1 for outputs of shape `(batch_size, D)`). A method called
+`row_*` is unweighted and per row. Everything else belongs to the *per-example loss*, whose mean
+over the batch is the number that Keras reports: weights of any kind are inside it.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import tensorflow as tf
+
+
+class Likelihood(abc.ABC):
+    """The curvature of one loss at one output of the model.
+
+    Attributes:
+        outputs: The tensor at which the curvature is taken: logits, or the predictions of a
+            squared error. Has shape `(batch_size, *positions, D)`.
+        weights: The weight of each row in the per-example loss. Has shape
+            `(batch_size, *positions)`.
+        functions: The Keras loss functions of this likelihood.
+        head: The TensorFlow operation that turns logits into the probabilities which the Keras
+            loss takes with `from_logits=False`; None if the loss takes the outputs themselves.
+    """
+
+    functions: ClassVar[tuple[Callable[..., Any], ...]] = ()
+    head: ClassVar[str | None] = None
+
+    def __init__(self, outputs: tf.Tensor, weights: tf.Tensor) -> None:
+        """Hold the outputs and their weights."""
+        self.outputs = outputs
+        self.weights = tf.cast(weights, outputs.dtype)
+
+    @abc.abstractmethod
+    def row_root(self, index: tf.Tensor) -> tf.Tensor:
+        """Column `index` of S, where S S^T is the Hessian of a row; shaped like `outputs`."""
+
+    @abc.abstractmethod
+    def row_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """The Hessian of each row times a vector shaped like `outputs`."""
+
+    @abc.abstractmethod
+    def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
+        """A random cotangent for each row, with the Hessian of the row as its covariance.
+
+        Args:
+            seed: Two integers, as `tf.random.stateless_uniform` takes them.
+        """
+
+    @abc.abstractmethod
+    def mean_blocks(self) -> tf.Tensor:
+        """Batch mean of the weighted row Hessians, shape `(P, D, D)`."""
+
+    # Derived from these
+
+    @property
+    def features(self) -> int:
+        """Length D of a row."""
+        return self.outputs.shape[-1]
+
+    @property
+    def positions(self) -> int:
+        """Number P of rows of one example."""
+        return int(self.outputs.shape[1:-1].num_elements())
+
+    @property
+    def batch_size(self) -> tf.Tensor:
+        """Number of examples, a scalar of the dtype of the outputs."""
+        return tf.cast(tf.shape(self.outputs)[0], self.outputs.dtype)
+
+    @property
+    def num_columns(self) -> int:
+        """Columns of the root S of the per-example Hessian: one for each output of an example."""
+        return self.positions * self.features
+
+    def column(self, index: tf.Tensor) -> tf.Tensor:
+        """Column `index` of the root of the per-example Hessian, shaped like `outputs`."""
+        root = self.row_root(index % self.features) * tf.sqrt(self.weights)[..., None]
+        if self.positions == 1:
+            return root
+        position = tf.one_hot(index // self.features, self.positions, dtype=root.dtype)
+        return root * tf.reshape(position, (*self.outputs.shape[1:-1], 1))
+
+    def sample(self, seed: tf.Tensor) -> tf.Tensor:
+        """A random cotangent with the per-example Hessian as its covariance."""
+        return self.row_sample(seed) * tf.sqrt(self.weights)[..., None]
+
+    def hessian_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """The per-example Hessian times a vector shaped like `outputs`."""
+        return self.row_product(vector) * self.weights[..., None]
+
+    def mean_hessian(self) -> tf.Tensor:
+        """Batch mean of the per-example Hessian, shape `(P * D, P * D)`."""
+        blocks = self.mean_blocks()
+        if self.positions == 1:
+            return blocks[0]
+        spread = tf.einsum("pq,pij->piqj", tf.eye(self.positions, dtype=blocks.dtype), blocks)
+        return tf.reshape(spread, (self.num_columns, self.num_columns))
+
+    def mean_diagonal(self) -> tf.Tensor:
+        """Mean over examples and outputs of the Hessian's diagonal, a scalar: the loss's scale."""
+        return tf.reduce_mean(tf.linalg.diag_part(self.mean_blocks()))
+
+    def _mean_over_batch(self, rows: tf.Tensor) -> tf.Tensor:
+        """Weighted batch mean of a quantity for each row, shape `(P, D)`."""
+        mean = tf.reduce_mean(rows * self.weights[..., None], axis=0)
+        return tf.reshape(mean, (self.positions, self.features))

@@ -1,0 +1,39 @@
+"""Bernoulli: binary cross-entropy of independent logits."""
+
+from __future__ import annotations
+
+import math
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.losses.base import Likelihood
+
+
+class Bernoulli(Likelihood):
+    """Mean binary cross-entropy over a row of D logits: its Hessian is `diag(p (1 - p)) / D`."""
+
+    functions = (keras.losses.binary_crossentropy,)
+    head = "Sigmoid"
+
+    def row_root(self, index: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_root`."""
+        unit = tf.one_hot(index, self.features, dtype=self.outputs.dtype)
+        return tf.sqrt(self._diagonal()) * unit
+
+    def row_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_product`."""
+        return self._diagonal() * vector
+
+    def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_sample`: the gradient for targets drawn from the model."""
+        p = tf.sigmoid(self.outputs)
+        uniform = tf.random.stateless_uniform(tf.shape(p), seed, dtype=p.dtype)
+        return (p - tf.cast(uniform < p, p.dtype)) / math.sqrt(self.features)
+
+    def mean_blocks(self) -> tf.Tensor:
+        """See `Likelihood.mean_blocks`."""
+        return tf.linalg.diag(self._mean_over_batch(self._diagonal()))
+
+    def _diagonal(self) -> tf.Tensor:
+        return tf.sigmoid(self.outputs) * tf.sigmoid(-self.outputs) / self.features

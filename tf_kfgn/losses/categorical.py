@@ -1,0 +1,48 @@
+"""Categorical: softmax cross-entropy, with dense or with integer targets."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_kfgn.losses.base import Likelihood
+
+
+class Categorical(Likelihood):
+    """Cross-entropy of a row of softmax logits: its Hessian is `diag(p) - p p^T`."""
+
+    functions = (
+        keras.losses.categorical_crossentropy,
+        keras.losses.sparse_categorical_crossentropy,
+    )
+    head = "Softmax"
+
+    def row_root(self, index: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_root`: `sqrt(p_k) (e_k - p)`."""
+        p = tf.nn.softmax(self.outputs)
+        unit = tf.one_hot(index, self.features, dtype=p.dtype)
+        return tf.sqrt(tf.gather(p, index, axis=-1))[..., None] * (unit - p)
+
+    def row_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_product`."""
+        p = tf.nn.softmax(self.outputs)
+        return p * (vector - tf.reduce_sum(p * vector, axis=-1, keepdims=True))
+
+    def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_sample`: the gradient for a class drawn from the model."""
+        dtype = self.outputs.dtype
+        uniform = tf.random.stateless_uniform(
+            tf.shape(self.outputs), seed, np.finfo(dtype.as_numpy_dtype).tiny, 1.0, dtype
+        )
+        gumbel = -tf.math.log(-tf.math.log(uniform))
+        drawn = tf.argmax(self.outputs + gumbel, axis=-1)
+        return tf.nn.softmax(self.outputs) - tf.one_hot(drawn, self.features, dtype=dtype)
+
+    def mean_blocks(self) -> tf.Tensor:
+        """See `Likelihood.mean_blocks`."""
+        p = tf.nn.softmax(self.outputs)
+        flat = tf.reshape(p, (-1, self.positions, self.features))
+        weighted = flat * tf.reshape(self.weights, (-1, self.positions, 1))
+        outer = tf.einsum("npi,npj->pij", weighted, flat) / self.batch_size
+        return tf.linalg.diag(self._mean_over_batch(p)) - outer

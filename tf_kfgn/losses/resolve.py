@@ -1,0 +1,212 @@
+"""From what `compile(loss=...)` takes to likelihoods, in the scale that Keras reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Keras' own reading of strings, functions, dicts and lists of losses; it has no public name.
+from keras.src.trainers.compile_utils import CompileLoss
+
+from tf_kfgn.losses.base import Likelihood
+from tf_kfgn.losses.bernoulli import Bernoulli
+from tf_kfgn.losses.categorical import Categorical
+from tf_kfgn.losses.squared_error import SquaredError
+
+LIKELIHOODS: tuple[type[Likelihood], ...] = (SquaredError, Bernoulli, Categorical)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WatchedLoss:
+    """One Keras loss at one output of the model.
+
+    Attributes:
+        likelihood: Its curvature, weights included.
+        outputs: The output of the model that the loss was given.
+    """
+
+    likelihood: Likelihood
+    outputs: tf.Tensor
+    _loss: keras.losses.Loss
+    _loss_weight: float | None
+    _y: tf.Tensor | None
+    _sample_weight: tf.Tensor | None
+    _path: tuple[Any, ...]
+    _names: tuple[str, ...]
+
+    def value(self, outputs: Any) -> tf.Tensor:
+        """The loss, as Keras reports it, of other outputs for the same targets."""
+        predictions = _leaf(outputs, self._path, self._names)
+        value = self._loss(self._y, predictions, self._sample_weight)
+        return value if self._loss_weight is None else value * self._loss_weight
+
+
+def resolve_loss(loss: Any, y: Any, outputs: Any, sample_weight: Any) -> list[WatchedLoss]:
+    """Find the likelihood of every output that has a loss.
+
+    Args:
+        loss: What `compile(loss=...)` takes, or the loss of a compiled model.
+        y: Targets in the structure that the loss takes, or None.
+        outputs: Structure of the model's outputs.
+        sample_weight: As `fit` takes it, or None.
+
+    Raises:
+        ValueError: If a loss has no known likelihood, or its probabilities have no logits.
+    """
+    compiled = loss if isinstance(loss, CompileLoss) else CompileLoss(loss)
+    if not compiled.built:
+        compiled.build(outputs if y is None else y, outputs)
+    names = tuple(name for name in tf.nest.flatten(compiled.output_names) if name is not None)
+    watched = []
+    for path, keras_loss, loss_weight, _ in compiled._flat_losses:
+        predictions = _leaf(outputs, path, names)
+        targets = _leaf(y, path, names)
+        weight = sample_weight
+        if tf.nest.is_nested(sample_weight):
+            weight = _leaf(sample_weight, path, names)
+        rows = row_weights(keras_loss, predictions, weight)
+        if loss_weight is not None:
+            rows = rows * loss_weight
+        likelihood = likelihood_of(keras_loss, predictions, rows)
+        watched.append(
+            WatchedLoss(
+                likelihood, predictions, keras_loss, loss_weight, targets, weight, path, names
+            )
+        )
+    return watched
+
+
+def likelihood_of(loss: keras.losses.Loss, outputs: tf.Tensor, weights: tf.Tensor) -> Likelihood:
+    """The likelihood of a Keras loss object at its natural parameter.
+
+    Args:
+        loss: A Keras loss object.
+        outputs: What the loss takes as predictions, shape `(batch_size, *positions, D)`.
+        weights: Weight of each row in the per-example loss, shape `(batch_size, *positions)`.
+
+    Raises:
+        ValueError: If no likelihood is known for the loss, or the loss takes probabilities that
+            do not come from a softmax or sigmoid.
+    """
+    function = getattr(loss, "fn", None)
+    if not _is_stock(loss):
+        function = None
+    for kind in LIKELIHOODS:
+        if function in kind.functions:
+            options = loss._fn_kwargs
+            _check_options(loss, options)
+            logits = _natural_parameter(loss, outputs, kind, options.get("from_logits", False))
+            return kind(logits, weights)
+    known = sorted(f.__name__ for kind in LIKELIHOODS for f in kind.functions)
+    raise ValueError(
+        f"No Gauss-Newton curvature is known for the loss {_describe(loss)}. Known are the Keras "
+        f"losses {', '.join(known)}, as strings, functions or loss objects. Compile the model "
+        "with one of these, or with a first-order optimizer."
+    )
+
+
+def row_weights(loss: keras.losses.Loss, outputs: tf.Tensor, sample_weight: Any) -> tf.Tensor:
+    """Weight of each row of the outputs in the per-example loss.
+
+    The reported loss is linear in the losses of the rows. Its derivative, found by running
+    Keras' own reduction, covers the reduction, sample weights, masks and the division by the
+    number of replicas; times the batch size it is the weight in the per-example loss.
+
+    Returns:
+        Tensor of shape `(batch_size, *positions)`.
+
+    Raises:
+        ValueError: If the outputs have no feature axis, or the loss is not reduced to a scalar.
+    """
+    if outputs.shape.rank is None or outputs.shape.rank < 2:
+        raise ValueError(
+            "Curvature needs outputs of shape (batch_size, ..., features), but the model returned "
+            f"shape {outputs.shape}. Keep a last axis, of length 1 for a scalar output."
+        )
+    if loss.reduction in (None, "none"):
+        raise ValueError(
+            f"The loss {_describe(loss)} has reduction={loss.reduction!r} and is no single number. "
+            'Use reduction="sum_over_batch_size" or "sum".'
+        )
+    values = tf.zeros(tf.shape(outputs)[:-1], outputs.dtype)
+    values = tf.ensure_shape(values, outputs.shape[:-1])
+    mask = getattr(outputs, "_keras_mask", None)
+    with tf.GradientTape() as tape:
+        tape.watch(values)
+        rows = tf.identity(values)
+        if mask is not None:
+            rows._keras_mask = mask
+        reduced = _RowLosses("row_losses", loss.reduction, outputs.dtype.name)(
+            rows, rows, sample_weight
+        )
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    batch = tf.cast(tf.shape(outputs)[0] * replicas, outputs.dtype)
+    return tape.gradient(reduced, values) * batch
+
+
+class _RowLosses(keras.losses.Loss):
+    """Reduces given losses of rows as any Keras loss does its own."""
+
+    def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
+        del y_true
+        return y_pred
+
+
+def _is_stock(loss: Any) -> bool:
+    """Whether a loss object computes just what its Keras function computes."""
+    wrapper = keras.losses.MeanSquaredError.__mro__[1]
+    return isinstance(loss, wrapper) and type(loss).call is wrapper.call
+
+
+def _check_options(loss: Any, options: dict[str, Any]) -> None:
+    if options.get("axis", -1) != -1:
+        raise ValueError(
+            f"The loss {_describe(loss)} has axis={options['axis']}; curvature needs the classes "
+            "on the last axis (axis=-1)."
+        )
+    if options.get("ignore_class") is not None:
+        raise ValueError(
+            f"The loss {_describe(loss)} has ignore_class={options['ignore_class']}, which "
+            "curvature does not follow. Give these rows a sample_weight of 0 instead."
+        )
+
+
+def _natural_parameter(
+    loss: Any, outputs: tf.Tensor, kind: type[Likelihood], from_logits: bool
+) -> tf.Tensor:
+    """The tensor that Keras' loss really works on: logits behind a softmax or sigmoid head."""
+    if kind.head is None:
+        return outputs
+    logits = getattr(outputs, "_keras_logits", None)
+    if logits is not None:
+        return logits
+    symbolic = not hasattr(outputs, "numpy")
+    if symbolic and outputs.op.type == kind.head:
+        return outputs.op.inputs[0]
+    if from_logits:
+        return outputs
+    raise ValueError(
+        f"The loss {_describe(loss)} takes probabilities, but the outputs do not come directly "
+        f"from a {kind.head.lower()} activation, so they have no logits. End the model in "
+        f'activation="{kind.head.lower()}", or return logits and use from_logits=True.'
+    )
+
+
+def _leaf(structure: Any, path: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+    """One leaf of a structure of outputs, by Keras' path to it."""
+    if structure is None:
+        return None
+    for key in path:
+        if isinstance(key, str) and not isinstance(structure, dict):
+            key = names.index(key)
+        structure = structure[key]
+    leaves = tf.nest.flatten(structure)
+    return leaves[0]
+
+
+def _describe(loss: Any) -> str:
+    name = getattr(loss, "name", None) or getattr(loss, "__name__", None)
+    return f"{type(loss).__name__}({name!r})" if name else repr(loss)

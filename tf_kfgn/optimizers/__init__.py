@@ -1,0 +1,1 @@
+from tf_kfgn.optimizers.kfra import *

@@ -1,0 +1,38 @@
+"""Levenberg-Marquardt: damping that follows how well the quadratic model predicts.
+
+Martens & Grosse (2015), section 6.5.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+_GOOD, _BAD = 0.75, 0.25
+
+
+def reduction_ratio(actual: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
+    """ρ: the change of the objective over the change that the quadratic model predicted.
+
+    Args:
+        actual: Objective after the step minus objective before it, on the same batch.
+        predicted: M of the step; negative for any descent.
+
+    Returns:
+        ρ, or minus infinity if the objective or the model is not a finite descent.
+    """
+    ratio = actual / tf.where(predicted < 0, predicted, tf.ones_like(predicted))
+    usable = tf.math.is_finite(ratio) & (predicted < 0)
+    return tf.where(usable, ratio, tf.constant(float("-inf"), ratio.dtype))
+
+
+def adapted(damping: tf.Tensor, ratio: tf.Tensor, factor: float) -> tf.Tensor:
+    """The damping after one comparison: smaller after ρ > 3/4, larger after ρ < 1/4.
+
+    Args:
+        damping: τ.
+        ratio: ρ.
+        factor: What a good prediction multiplies τ with, and a bad one divides it by; below 1.
+    """
+    factor = tf.cast(factor, damping.dtype)
+    change = tf.where(ratio > _GOOD, factor, tf.where(ratio < _BAD, 1 / factor, 1.0))
+    return damping * change

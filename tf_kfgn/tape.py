@@ -1,0 +1,294 @@
+"""CurvatureTape: what one forward pass leaves behind, and products with its Jacobian.
+
+Recording layers (`tf_kfgn.layers`) look up the tape that is active in their thread and leave an
+`Operation` on it. Estimators (`tf_kfgn.factors`), optimizers and analysis read the operations and
+the watched losses; none of them runs the model a second time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
+
+_context = threading.local()
+
+
+def active_tape() -> CurvatureTape | None:
+    """The innermost `CurvatureTape` that records in this thread, or None."""
+    stack = getattr(_context, "tapes", None)
+    return stack[-1] if stack else None
+
+
+def active_replay() -> Replay | None:
+    """The replay that random layers of this thread must follow, or None."""
+    return getattr(_context, "replay", None)
+
+
+class CurvatureTape(tf.GradientTape):
+    """A persistent gradient tape that also records what curvature needs.
+
+    Inside the tape every recording layer leaves its input and pre-activation. After the loss was
+    watched, products with the Jacobian of the recorded pass, the Gauss-Newton matrix and the
+    Kronecker factors can be formed without running the model again: the dropout masks are the
+    same and no statistic is updated twice.
+
+    ```python
+    with tf_kfgn.CurvatureTape() as tape:
+        outputs = model(x, training=True)
+        loss = loss_fn(y, outputs)
+        tape.watch_loss(loss_fn, y, outputs)
+    gradients = tape.gradient(loss, model.trainable_variables)
+    ```
+
+    Attributes:
+        operations: The recorded operations in the order of their execution.
+        watched_losses: What `watch_loss` was told, in that order.
+    """
+
+    def __init__(self) -> None:
+        """Create an empty tape; enter it with `with`."""
+        super().__init__(persistent=True)
+        self.operations: list[Any] = []
+        self.watched_losses: list[WatchedLoss] = []
+        self._models: list[keras.Model] = []
+
+    def __enter__(self) -> CurvatureTape:
+        """Start to record in this thread."""
+        super().__enter__()
+        if not hasattr(_context, "tapes"):
+            _context.tapes = []
+        _context.tapes.append(self)
+        return self
+
+    def __exit__(self, typ: Any, value: Any, traceback: Any) -> None:
+        """Stop to record."""
+        _context.tapes.pop()
+        super().__exit__(typ, value, traceback)
+
+    # What is recorded
+
+    def record(self, operation: Any) -> None:
+        """Add an operation; recording layers call this."""
+        self.operations.append(operation)
+
+    def watch_model(self, model: keras.Model) -> None:
+        """Note that a recording model was called; its variables give `variables` their order."""
+        if all(model is not known for known in self._models):
+            self._models.append(model)
+
+    def watch_loss(
+        self, loss: Any, y: Any, outputs: Any, sample_weight: Any = None
+    ) -> None:
+        """Watch the curvature of a loss with respect to the outputs of the recorded pass.
+
+        Args:
+            loss: What `compile(loss=...)` takes: a string, a Keras loss object, a loss function,
+                a compiled model's loss, or a dict or list of these for several outputs.
+            y: The targets as the loss takes them. None where the curvature does not need them.
+            outputs: The tensor (or structure of tensors) that the recorded model returned.
+            sample_weight: Weights as `fit` takes them, or None.
+
+        Raises:
+            ValueError: If no likelihood is known for the loss, or the loss takes probabilities
+                that do not come from a softmax or sigmoid.
+        """
+        with self.stop_recording() if self._recording else contextlib.nullcontext():
+            self.watched_losses.extend(resolve_loss(loss, y, outputs, sample_weight))
+
+    @property
+    def likelihoods(self) -> list[Likelihood]:
+        """The likelihoods of the watched losses.
+
+        Raises:
+            ValueError: If no loss was watched.
+        """
+        if not self.watched_losses:
+            raise ValueError(
+                "This CurvatureTape has no loss to take the curvature of. Call "
+                "tape.watch_loss(loss_fn, y, outputs) inside its `with` block."
+            )
+        return [watched.likelihood for watched in self.watched_losses]
+
+    @property
+    def variables(self) -> list[Any]:
+        """Trainable variables of the recorded pass, ordered as in `model.trainable_variables`."""
+        found: list[Any] = []
+        for model in self._models:
+            found += [v for v in model.trainable_variables if all(v is not f for f in found)]
+        return found or list(self.watched_variables())
+
+    @property
+    def models(self) -> list[keras.Model]:
+        """The recording models that were called inside the tape."""
+        return list(self._models)
+
+    # Products with the Jacobian of the recorded pass
+
+    def vjp(
+        self, cotangents: Any, outputs: Any = None, variables: Sequence[Any] | None = None
+    ) -> list[tf.Tensor]:
+        """Vector-Jacobian product: the gradient of <cotangents, outputs>.
+
+        Args:
+            cotangents: Structure of tensors shaped like `outputs`.
+            outputs: Outputs to differentiate. Defaults to those of the watched losses.
+            variables: Variables to differentiate for. Defaults to `self.variables`.
+
+        Returns:
+            One tensor for each variable, zeros where the outputs do not depend on it.
+        """
+        outputs = self._outputs() if outputs is None else tf.nest.flatten(outputs)
+        variables = self.variables if variables is None else list(variables)
+        return self._transpose_product(outputs, variables, tf.nest.flatten(cotangents))
+
+    def jvp(
+        self,
+        tangents: Sequence[tf.Tensor],
+        outputs: Any = None,
+        variables: Sequence[Any] | None = None,
+    ) -> Any:
+        """Jacobian-vector product of the recorded pass, without a second forward pass.
+
+        The vector-Jacobian product is linear in its cotangent; the transpose of that linear map
+        is the Jacobian itself. In a graph the first product is never executed.
+
+        Args:
+            tangents: One tensor for each variable, shaped like it.
+            outputs: Outputs to differentiate. Defaults to those of the watched losses.
+            variables: The variables that `tangents` belong to. Defaults to `self.variables`.
+
+        Returns:
+            The derivative of each output along the tangents, in the structure of `outputs`; a
+            single tensor if one output was watched.
+
+        Raises:
+            ValueError: If the number of tangents is not the number of variables.
+        """
+        variables = self.variables if variables is None else list(variables)
+        tangents = list(tangents)
+        if len(tangents) != len(variables):
+            raise ValueError(
+                f"`tangents` must hold one tensor for each of the {len(variables)} variables "
+                f"{[v.name for v in variables]}, but holds {len(tangents)}."
+            )
+        flat = self._outputs() if outputs is None else tf.nest.flatten(outputs)
+        with tf.GradientTape() as outer:
+            cotangents = [tf.zeros_like(output) for output in flat]
+            outer.watch(cotangents)
+            products = self._transpose_product(flat, variables, cotangents)
+        result = outer.gradient(
+            products,
+            cotangents,
+            output_gradients=[tf.cast(t, p.dtype) for t, p in zip(tangents, products, strict=True)],
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        if outputs is not None:
+            return tf.nest.pack_sequence_as(outputs, result)
+        return result[0] if len(result) == 1 else result
+
+    def gauss_newton_vector_product(
+        self, vectors: Sequence[tf.Tensor], variables: Sequence[Any] | None = None
+    ) -> list[tf.Tensor]:
+        """Product of the Gauss-Newton matrix of the watched losses with a vector.
+
+        The matrix is that of the loss as Keras reports it, without regularisers:
+        `sum_n w_n J_n^T H_n J_n` with the weight `w_n` that the loss gives example n.
+
+        Args:
+            vectors: One tensor for each variable, shaped like it.
+            variables: The variables that `vectors` belong to. Defaults to `self.variables`.
+
+        Returns:
+            One tensor for each variable.
+        """
+        variables = self.variables if variables is None else list(variables)
+        likelihoods = self.likelihoods
+        outputs = [likelihood.outputs for likelihood in likelihoods]
+        tangents = self.jvp(vectors, outputs, variables)
+        curved = [
+            likelihood.hessian_product(tangent) / likelihood.batch_size
+            for likelihood, tangent in zip(likelihoods, tangents, strict=True)
+        ]
+        return self._transpose_product(outputs, variables, curved)
+
+    def _outputs(self) -> list[tf.Tensor]:
+        if not self.watched_losses:
+            raise ValueError(
+                "Which outputs? Pass `outputs`, or call tape.watch_loss(loss_fn, y, outputs) "
+                "inside the `with` block."
+            )
+        return [watched.outputs for watched in self.watched_losses]
+
+    def _transpose_product(
+        self, outputs: list[tf.Tensor], variables: list[Any], cotangents: list[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        return self.gradient(
+            outputs,
+            variables,
+            output_gradients=cotangents,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+
+    # The same batch again
+
+    def loss_of(self, outputs: Any) -> tf.Tensor:
+        """The watched losses of other outputs for the same targets, weights included.
+
+        Args:
+            outputs: Structured like the outputs that were watched.
+
+        Returns:
+            A scalar: the sum of the losses as Keras reports them, without regularisers.
+        """
+        return tf.add_n([watched.value(outputs) for watched in self.watched_losses])
+
+    @contextlib.contextmanager
+    def replaying(self) -> Iterator[None]:
+        """Let recording layers repeat the random choices of the recorded pass.
+
+        Inside this context a model that is called as it was called inside the tape uses the same
+        dropout masks and draws no random numbers.
+        """
+        previous, _context.replay = active_replay(), Replay(self)
+        tapes, _context.tapes = getattr(_context, "tapes", []), []
+        try:
+            yield
+        finally:
+            _context.replay, _context.tapes = previous, tapes
+
+
+class Replay:
+    """The random operations of a tape, handed out in the order in which each layer made them."""
+
+    def __init__(self, tape: CurvatureTape) -> None:
+        """Start at the first operation of the tape."""
+        self._tape = tape
+        self._next: dict[int, int] = {}
+
+    def repeat(self, layer: Any, inputs: tf.Tensor) -> tf.Tensor:
+        """Apply the elementwise factor that the layer drew when it was recorded.
+
+        Args:
+            layer: The layer that is being called.
+            inputs: Its input now.
+
+        Raises:
+            RuntimeError: If the layer is called more often than it was recorded.
+        """
+        recorded = [operation for operation in self._tape.operations if operation.layer is layer]
+        index = self._next.get(id(layer), 0)
+        if index >= len(recorded):
+            raise RuntimeError(
+                f"Layer {layer.name!r} was recorded {len(recorded)} times on this CurvatureTape "
+                "and cannot be replayed once more. Call the model as it was called inside the "
+                "tape."
+            )
+        self._next[id(layer)] = index + 1
+        return inputs * recorded[index].derivative(self._tape)
