@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -38,10 +38,38 @@ class ParameterBlock:
         """The joint matrix of this block, from one tensor for each variable of the optimizer."""
         return self.matrix.join([tensors[index] for index in self.indices])
 
-    def split(self, matrix: tf.Tensor, variables: Sequence[Any]) -> dict[int, tf.Tensor]:
-        """Pieces of a joint matrix, by the position of their variable."""
-        shapes = [variables[index].shape for index in self.indices]
+    def split(self, matrix: tf.Tensor, like: Sequence[Any]) -> dict[int, tf.Tensor]:
+        """Pieces of a joint matrix, by position, shaped like the tensors at these positions."""
+        shapes = [like[index].shape for index in self.indices]
         return dict(zip(self.indices, self.matrix.split(matrix, shapes), strict=True))
+
+
+class Layout(NamedTuple):
+    """The variables of an optimizer and the blocks that cover them.
+
+    Attributes:
+        variables: Trainable variables.
+        blocks: Blocks that together hold every variable once.
+        l2: η of each variable, see `l2_coefficient`.
+    """
+
+    variables: list[Any]
+    blocks: list[ParameterBlock]
+    l2: list[float]
+
+    @classmethod
+    def of(cls, variables: Sequence[Any]) -> Layout:
+        """Find the blocks of variables from their marks; raises as `find_blocks` does."""
+        return cls(list(variables), find_blocks(variables), [l2_coefficient(v) for v in variables])
+
+    def ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
+        """τ + η of each variable."""
+        return [damping + tf.cast(eta, damping.dtype) for eta in self.l2]
+
+    def block_ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
+        """τ + η of each block, η being that of its kernel."""
+        ridges = self.ridges(damping)
+        return [ridges[block.indices[0]] for block in self.blocks]
 
 
 def find_blocks(variables: Sequence[Any]) -> list[ParameterBlock]:

@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.factors.estimator import CotangentEstimator, Uses
+from tf_kfgn.losses.random import fold_in
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -41,7 +42,7 @@ class KFACEstimator(CotangentEstimator):
         for output, likelihood in enumerate(tape.likelihoods):
             for sample in range(self.num_samples):
                 index = output * self.num_samples + sample
-                column = likelihood.sample(tf.random.experimental.stateless_fold_in(seed, index))
+                column = likelihood.sample(fold_in(seed, index))
                 draws.append(self.factors_of_column(tape, uses, likelihood.outputs, column))
         means = [tf.add_n(factors) / self.num_samples for factors in zip(*draws, strict=True)]
         return dict(zip(uses, means, strict=True))

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-
 class Likelihood(abc.ABC):
     """The curvature of one loss at one output of the model.
 
@@ -49,7 +48,7 @@ class Likelihood(abc.ABC):
         """A random cotangent for each row, with the Hessian of the row as its covariance.
 
         Args:
-            seed: Two integers, as `tf.random.stateless_uniform` takes them.
+            seed: Two integers.
         """
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
 
 
@@ -28,8 +29,8 @@ class Bernoulli(Likelihood):
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_sample`: the gradient for targets drawn from the model."""
         p = tf.sigmoid(self.outputs)
-        uniform = tf.random.stateless_uniform(tf.shape(p), seed, dtype=p.dtype)
-        return (p - tf.cast(uniform < p, p.dtype)) / math.sqrt(self.features)
+        targets = random.uniform(tf.shape(p), seed, p.dtype) < p
+        return (p - tf.cast(targets, p.dtype)) / math.sqrt(self.features)
 
     def mean_blocks(self) -> tf.Tensor:
         """See `Likelihood.mean_blocks`."""

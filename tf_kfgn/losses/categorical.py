@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import keras
-import numpy as np
 import tensorflow as tf
 
+from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
 
 
@@ -32,9 +32,7 @@ class Categorical(Likelihood):
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_sample`: the gradient for a class drawn from the model."""
         dtype = self.outputs.dtype
-        uniform = tf.random.stateless_uniform(
-            tf.shape(self.outputs), seed, np.finfo(dtype.as_numpy_dtype).tiny, 1.0, dtype
-        )
+        uniform = random.uniform(tf.shape(self.outputs), seed, dtype)
         gumbel = -tf.math.log(-tf.math.log(uniform))
         drawn = tf.argmax(self.outputs + gumbel, axis=-1)
         return tf.nn.softmax(self.outputs) - tf.one_hot(drawn, self.features, dtype=dtype)

@@ -7,6 +7,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
 
 
@@ -26,7 +27,7 @@ class SquaredError(Likelihood):
 
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_sample`: the gradient for targets drawn around the prediction."""
-        noise = tf.random.stateless_normal(tf.shape(self.outputs), seed, dtype=self.outputs.dtype)
+        noise = random.normal(tf.shape(self.outputs), seed, self.outputs.dtype)
         return math.sqrt(2.0 / self.features) * noise
 
     def mean_blocks(self) -> tf.Tensor:

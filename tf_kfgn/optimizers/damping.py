@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+# In units of the mean diagonal of the output curvature on the first batch.
+INITIAL_DAMPING = 0.04
+MIN_DAMPING = 0.004
+
+# How much a failed inversion, or an objective that is not finite, raises the damping.
+RETRY = 2.0
+
 _GOOD, _BAD = 0.75, 0.25
 
 
@@ -18,7 +25,7 @@ def reduction_ratio(actual: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
         predicted: M of the step; negative for any descent.
 
     Returns:
-        ρ, or minus infinity if the objective or the model is not a finite descent.
+        ρ, or minus infinity if the change is not finite or the model predicts no descent.
     """
     ratio = actual / tf.where(predicted < 0, predicted, tf.ones_like(predicted))
     usable = tf.math.is_finite(ratio) & (predicted < 0)
@@ -30,9 +37,9 @@ def adapted(damping: tf.Tensor, ratio: tf.Tensor, factor: float) -> tf.Tensor:
 
     Args:
         damping: τ.
-        ratio: ρ.
+        ratio: ρ; minus infinity, a step that had to be taken back, raises τ by `RETRY`.
         factor: What a good prediction multiplies τ with, and a bad one divides it by; below 1.
     """
     factor = tf.cast(factor, damping.dtype)
-    change = tf.where(ratio > _GOOD, factor, tf.where(ratio < _BAD, 1 / factor, 1.0))
-    return damping * change
+    raised = tf.where(tf.math.is_inf(ratio), RETRY, 1 / factor)
+    return damping * tf.where(ratio > _GOOD, factor, tf.where(ratio < _BAD, raised, 1.0))

@@ -1,33 +1,34 @@
-"""GaussNewton: the optimizer that KFRA, KFLR and KFAC are.
+"""GaussNewton: the update that KFRA, KFLR and KFAC share.
 
-One update, after Botev, Ritter & Barber (2017), appendix, and Martens & Grosse (2015):
+After Botev, Ritter & Barber (2017), appendix, and Martens & Grosse (2015), section 7:
 
-1. on their periods, new Kronecker factors enter the averages, and the damped factors are inverted;
+1. on their periods, new Kronecker factors enter the averages and the damped factors are inverted;
 2. the gradient is preconditioned block by block: Δ = -(A ⊗ G, damped)⁻¹ g;
-3. (α, μ) minimise the exact Gauss-Newton model of the mini-batch over Δ and the previous step;
-4. the weights move by `learning_rate * (α Δ + μ δ₀)`, unless something is not finite;
+3. (α, μ) minimise the exact Gauss-Newton model of the mini-batch over Δ and the previous step δ₀;
+4. the weights move by δ = learning_rate · (α Δ + μ δ₀), unless δ is not finite;
 5. on its period, the damping follows the ratio of actual to predicted change.
 
-New values are computed by pure functions and stored at the end, outside of any condition: a
-mirrored variable must not be assigned inside one.
+New values come from pure functions and are stored outside of any condition: a mirrored variable
+must not be assigned inside one.
 """
 
 from __future__ import annotations
 
-import contextlib
+import abc
 import contextvars
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from tf_kfgn.blocks import kronecker
-from tf_kfgn.blocks.kronecker import KroneckerState
-from tf_kfgn.blocks.parameters import find_blocks, l2_coefficient
+from tf_kfgn.blocks.parameters import Layout
 from tf_kfgn.factors import FactorEstimator
-from tf_kfgn.optimizers.damping import adapted, reduction_ratio
-from tf_kfgn.optimizers.step_size import minimise, quadratic_model
+from tf_kfgn.factors.sharing import weight_sharing
+from tf_kfgn.layers.parameters import mark_of
+from tf_kfgn.optimizers import replicas, update
+from tf_kfgn.optimizers.checks import POSITIVE, check_number
+from tf_kfgn.optimizers.state import Settings, StateVariables
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -44,8 +45,53 @@ _recorded_pass: contextvars.ContextVar[RecordedPass] = contextvars.ContextVar(
 )
 
 
-class GaussNewton(keras.optimizers.Optimizer):
-    """Base class of the Kronecker-factored optimizers; see `KFRA` for the arguments."""
+class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
+    """Base class of the Kronecker-factored optimizers.
+
+    Args:
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable
+            without arguments: a factor for the whole step. Defaults to `1.0`, since the step size
+            is already the minimiser of the model.
+        damping: Initial τ, in units of the objective's second derivative. Defaults to `None`:
+            `INITIAL_DAMPING` times the mean diagonal of the output curvature on the first batch,
+            so that scaling the loss changes nothing.
+        min_damping: Floor of τ, in the same units. Defaults to `None`: `MIN_DAMPING` times the
+            same mean diagonal. Without a floor the exact model overfits the mini-batch: damping
+            and step size both run towards zero.
+        damping_decay: Factor per update by which τ shrinks after ρ > 3/4, and grows after
+            ρ < 1/4. Defaults to `0.95`, after Martens & Grosse (2015).
+        damping_period: Updates between two comparisons of actual and predicted change, each of
+            which costs one forward pass. Defaults to `5`; `None` keeps τ fixed.
+        step_size: A fixed α. Defaults to `None`: the minimiser of the exact model.
+        momentum: A fixed μ. Defaults to `None`: the minimiser of the exact model.
+        curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
+            the k-th. Defaults to `0.95`, after Martens & Grosse (2015).
+        factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
+            about as much as a gradient, and move slowly.
+        inverse_period: Updates between two inversions. Defaults to `20`. During the first
+            `inverse_period` updates every new estimate is inverted at once.
+        approximation: How positions that share weights enter, `"expand"` or `"reduce"`. Defaults
+            to `"expand"`. Without shared weights both are the same.
+        weight_decay: Float. If set, decoupled weight decay is applied before the step.
+        clipnorm: Float. If set, the gradient of each weight is clipped to this norm before it is
+            preconditioned.
+        clipvalue: Float. If set, the gradient is clipped to this value before it is
+            preconditioned.
+        global_clipnorm: Float. If set, the gradient of all weights is clipped to this norm before
+            it is preconditioned.
+        use_ema: Whether to keep an exponential moving average of the weights.
+        ema_momentum: Decay of that average. Defaults to `0.99`.
+        ema_overwrite_frequency: Updates after which the average overwrites the weights, or None.
+        loss_scale_factor: Factor by which `scale_loss` multiplies the loss; the gradients are
+            divided by it. The curvature is that of the unscaled loss.
+        gradient_accumulation_steps: Calls of `apply_gradients` whose gradients are averaged for
+            one update. The curvature is that of the last of these batches.
+        name: Name of the optimizer.
+        **kwargs: Further arguments of `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
 
     def __init__(
         self,
@@ -72,7 +118,7 @@ class GaussNewton(keras.optimizers.Optimizer):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Check and keep the settings."""
+        """See the class."""
         super().__init__(
             learning_rate=learning_rate,
             name=name,
@@ -87,147 +133,204 @@ class GaussNewton(keras.optimizers.Optimizer):
             gradient_accumulation_steps=gradient_accumulation_steps,
             **kwargs,
         )
-        self._settings = {
-            "damping": damping,
-            "min_damping": min_damping,
-            "damping_decay": damping_decay,
-            "damping_period": damping_period,
-            "step_size": step_size,
-            "momentum": momentum,
-            "curvature_decay": curvature_decay,
-            "factor_period": factor_period,
-            "inverse_period": inverse_period,
-            "approximation": approximation,
-        }
-        self.initial_damping = damping
-        self.min_damping = min_damping
-        self.damping_decay = damping_decay
-        self.damping_period = damping_period
-        self.fixed_step_size = step_size
-        self.fixed_momentum = momentum
-        self.curvature_decay = curvature_decay
-        self.factor_period = factor_period
-        self.inverse_period = inverse_period
+        self._settings = Settings(
+            damping=damping,
+            min_damping=min_damping,
+            damping_decay=damping_decay,
+            damping_period=damping_period,
+            step_size=step_size,
+            momentum=momentum,
+            curvature_decay=curvature_decay,
+            factor_period=factor_period,
+            inverse_period=inverse_period,
+        )
+        self._settings.check()
+        weight_sharing(approximation)  # refuses a wrong name
         self.approximation = approximation
-        self.estimator = self.make_estimator()
 
+    @abc.abstractmethod
     def make_estimator(self) -> FactorEstimator:
         """The estimator of Kronecker factors that gives the optimizer its name."""
-        raise NotImplementedError
 
-    def build(self, variables):
+    @property
+    def seed(self) -> int:
+        """Seed of the estimator; the factors of update t are drawn from `(seed, t)`."""
+        return 0
+
+    # State
+
+    def build(self, variables: list[Any]) -> None:
+        """Create the state, block by block, from the marks that recording layers left.
+
+        Args:
+            variables: The trainable variables of the model.
+
+        Raises:
+            ValueError: If some variable belongs to no block.
+        """
         if self.built:
             return
         super().build(variables)
-        self._blocks = find_blocks(variables)
-        self._ridges = [l2_coefficient(variable) for variable in variables]
-        dtype = variables[0].dtype
-        self._curvature = []
-        for block in self._blocks:
-            for size, kind, init in ((block.rows, "A", "zeros"), (block.columns, "G", "zeros"), (block.rows, "A_inverse", "identity"), (block.columns, "G_inverse", "identity")):
-                self._curvature.append(
-                    self.add_variable((size, size), init, dtype, "only_first_replica", name=f"{block.matrix.layer}_{kind}")
-                )
-        self._previous_step = self.add_optimizer_variables(variables, "previous_step")
-        def scalar(name, value=0.0, dtype=dtype):
-            return self.add_variable((), keras.initializers.Constant(value), dtype, "only_first_replica", name=name)
-        self._damping = scalar("damping", self.initial_damping or 0.0)
-        self._scale = scalar("curvature_scale", 0.0)
-        self._step_size = scalar("step_size")
-        self._momentum = scalar("momentum")
-        self._reduction_ratio = scalar("reduction_ratio")
-        self._factor_updates = scalar("factor_updates", 0, "int64")
-        self._rejected_steps = scalar("rejected_steps", 0, "int64")
-        self._failed_inversions = scalar("failed_inversions", 0, "int64")
+        self._layout = Layout.of(variables)
+        self._state = StateVariables(self, self._layout)
 
     @property
-    def damping(self): return self._damping
-    @property
-    def step_size(self): return self._step_size
-    def progress(self):
-        return {"damping": tf.convert_to_tensor(self._damping), "step_size": tf.convert_to_tensor(self._step_size)}
+    def damping(self) -> Any:
+        """τ for the next update, a scalar variable; assign a number to change it.
 
-    def apply_gradients(self, grads_and_vars, tape=None, objective=None, loss=None):
+        Raises:
+            ValueError: If the optimizer has not been built.
+        """
+        return self._scalar("damping")
+
+    @damping.setter
+    def damping(self, value: float) -> None:
+        check_number("damping", value, POSITIVE, optional=False)
+        self._scalar("damping").assign(value)
+
+    @property
+    def step_size(self) -> Any:
+        """α of the last update, a scalar variable."""
+        return self._scalar("step_size")
+
+    @property
+    def momentum(self) -> Any:
+        """μ of the last update, a scalar variable."""
+        return self._scalar("momentum")
+
+    @property
+    def reduction_ratio(self) -> Any:
+        """ρ when it was last measured, a scalar variable."""
+        return self._scalar("reduction_ratio")
+
+    @property
+    def rejected_steps(self) -> Any:
+        """Updates that left the weights as they were, a scalar variable."""
+        return self._scalar("rejected_steps")
+
+    @property
+    def failed_inversions(self) -> Any:
+        """Blocks that kept their last good inverse, summed over updates, a scalar variable."""
+        return self._scalar("failed_inversions")
+
+    def _scalar(self, name: str) -> Any:
+        if not self.built:
+            raise ValueError(
+                f"`{name}` exists once the optimizer is built: after the first step of fit(), or "
+                "optimizer.build(model.trainable_variables)."
+            )
+        return getattr(self._state.scalars, name)
+
+    def progress(self) -> dict[str, tf.Tensor]:
+        """What a progress bar shows: `damping` and `step_size`."""
+        return {name: tf.convert_to_tensor(self._scalar(name)) for name in ("damping", "step_size")}
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor arguments."""
+        return {
+            **super().get_config(),
+            **self._settings._asdict(),
+            "approximation": self.approximation,
+        }
+
+    # One update
+
+    def apply_gradients(
+        self,
+        grads_and_vars: Iterable[tuple[Any, Any]],
+        tape: CurvatureTape | None = None,
+        objective: Callable[[], tf.Tensor] | None = None,
+        loss: tf.Tensor | None = None,
+    ) -> Any:
+        """Make one update.
+
+        Args:
+            grads_and_vars: Pairs of the objective's gradient and the variable it belongs to.
+            tape: The recorded pass that the gradients come from. Without it the step is fixed
+                (the last α, or `step_size`; `momentum` if that is fixed) and the curvature old.
+            objective: Returns the objective, regularisers included, of the same batch at the
+                current weights: `tape.replaying()` repeats dropout masks. Without it the damping
+                stays as it is.
+            loss: The objective before the step, if it is known. Defaults to a call of `objective`.
+
+        Returns:
+            The number of calls so far, a scalar variable.
+
+        Raises:
+            ValueError: If no tape is given before any curvature exists.
+        """
         token = _recorded_pass.set(RecordedPass(tape, objective, loss))
         try:
             return super().apply_gradients(grads_and_vars)
         finally:
             _recorded_pass.reset(token)
 
-    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+    def _backend_update_step(
+        self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
+    ) -> None:
         tape, objective, loss = _recorded_pass.get()
-        pairs = self._all_reduce_sum_gradients(list(zip(grads, trainable_variables)))
-        variables = self._trainable_variables
-        gradient = [tf.zeros(v.shape, v.dtype) for v in variables]
-        for g, v in pairs:
-            gradient[self._get_variable_index(v)] = tf.convert_to_tensor(g)
-        it = tf.cast(self._iterations.value, tf.int64)
-        damping = tf.convert_to_tensor(self._damping)
-        scale = tf.convert_to_tensor(self._scale)
-        first = it == 0
-        hs = tf.add_n([l.mean_diagonal() for l in tape.likelihoods]) / len(tape.likelihoods)
-        scale = tf.where(first, tf.cast(hs, scale.dtype), scale)
-        if self.initial_damping is None:
-            damping = tf.where(first, scale * self.REL_DAMPING, damping)
-        # curvature
-        updates = tf.convert_to_tensor(self._factor_updates)
-        states = self._states()
-        due = (it % self.factor_period == 0) | (updates == 0)
-        def fresh():
-            factors = self.estimator(tape, tf.stack([tf.constant(0, tf.int64), it]))
-            by = {self._get_variable_index(l.kernel): f for l, f in factors.items()}
-            k = tf.cast(updates + 1, damping.dtype)
-            eps = tf.minimum(1 - 1 / k, self.curvature_decay)
-            new = [kronecker.average(s, *by[b.indices[0]], eps) for s, b in zip(states, self._blocks)]
-            fin = tf.reduce_all([kronecker.is_finite(s.A) & kronecker.is_finite(s.G) for s in new])
-            new = [s._replace(A=tf.where(fin, s.A, o.A), G=tf.where(fin, s.G, o.G)) for s, o in zip(new, states)]
-            return new, updates + tf.cast(fin, tf.int64)
-        states, updates2 = tf.cond(due, fresh, lambda: (states, updates))
-        idue = (it % self.inverse_period == 0) | (updates == 0) | ((it < self.inverse_period) & (it % self.factor_period == 0))
-        ridges = [damping + tf.cast(r, damping.dtype) for r in self._ridges]
-        def inv():
-            res = [kronecker.invert(s, ridges[b.indices[0]]) for s, b in zip(states, self._blocks)]
-            return [r[0] for r in res], tf.add_n([tf.cast(~r[1], tf.int64) for r in res])
-        states, failed = tf.cond(idue, inv, lambda: (states, tf.zeros((), tf.int64)))
-        # direction
-        direction = [None] * len(variables)
-        for s, b in zip(states, self._blocks):
-            for i, piece in b.split(-kronecker.precondition(s, b.join(gradient)), variables).items():
-                direction[i] = piece
-        prev = [tf.convert_to_tensor(p) for p in self._previous_step]
-        model = quadratic_model(tape, variables, gradient, (direction, prev), ridges)
-        coefficients = minimise(model, self.fixed_step_size, self.fixed_momentum) * tf.cast(learning_rate, damping.dtype)
-        alpha, mu = tf.unstack(coefficients)
-        step = [alpha * d + mu * p for d, p in zip(direction, prev)]
-        ok = tf.reduce_all([kronecker.is_finite(t) for t in step])
-        old = [tf.convert_to_tensor(v) for v in variables]
-        new = [tf.where(ok, o + s, o) for o, s in zip(old, step)]
-        step = [tf.where(ok, s, p) for s, p in zip(step, prev)]
-        before = loss
-        for v, n in zip(variables, new): v.assign(n)
-        for v, n in zip(self._previous_step, step): v.assign(n)
-        for v, n in zip(self._curvature, [t for s in states for t in s]): v.assign(n)
-        ratio = tf.convert_to_tensor(self._reduction_ratio)
-        if objective is not None and self.damping_period:
-            ldue = (it + 1) % self.damping_period == 0
-            predicted = model.change(coefficients)
-            def lm():
-                rho = reduction_ratio(tf.cast(objective() - before, predicted.dtype), predicted)
-                return adapted(damping, rho, self.damping_decay ** self.damping_period), rho
-            damping, ratio = tf.cond(ldue & ok, lm, lambda: (damping, ratio))
-        damping = tf.where(failed > 0, damping / self.damping_decay ** 5, damping)
-        mind = self.min_damping if self.min_damping is not None else self.REL_MIN * scale
-        damping = tf.maximum(damping, mind)
-        self._scale.assign(scale); self._damping.assign(damping); self._step_size.assign(tf.where(ok, alpha, self._step_size)); self._momentum.assign(tf.where(ok, mu, self._momentum))
-        self._reduction_ratio.assign(ratio); self._factor_updates.assign(updates2)
-        self._rejected_steps.assign_add(tf.cast(~ok, tf.int64)); self._failed_inversions.assign_add(failed)
+        settings, layout = self._settings, self._layout
+        gradient = self._whole_gradient(grads, trainable_variables)
+        memory = self._state.recall()
+        iteration = tf.cast(self.iterations, tf.int64)
+        if tape is None:
+            self._require_curvature()
+        else:
+            memory = update.with_scale(memory, settings, tape)
+            memory = update.with_factors(
+                memory, settings, iteration, lambda: self._factors(tape, iteration)
+            )
+            memory = update.with_inverses(memory, settings, iteration, layout)
+        proposal = update.propose(memory, settings, layout, gradient, learning_rate, tape)
 
-    REL_DAMPING = 1.0
-    REL_MIN = 0.01
+        old = [tf.convert_to_tensor(variable) for variable in layout.variables]
+        new = update.choose(proposal.usable, [w + d for w, d in zip(old, proposal.step)], old)
+        taken = proposal.usable
+        if tape is None or objective is None or settings.damping_period is None:
+            replicas.store(layout.variables, new)
+        else:
+            due = taken & ((iteration + 1) % settings.damping_period == 0)
+            before = tf.cond(due, objective, lambda: 0.0) if loss is None else loss
+            replicas.store(layout.variables, new)
+            after = tf.cond(due, objective, lambda: before)
+            actual = replicas.total(after - before)
+            memory = update.with_damping(memory, settings, due, actual, proposal.change)
+            taken &= tf.math.is_finite(actual) | ~due
+            replicas.store(layout.variables, update.choose(taken, new, old))
+        self._state.remember(update.with_step(memory, settings, proposal, taken))
 
-    def _states(self):
-        flat = [tf.convert_to_tensor(v) for v in self._curvature]
-        return [KroneckerState(*flat[i : i + 4]) for i in range(0, len(flat), 4)]
+    def _whole_gradient(self, grads: list[Any], trainable_variables: list[Any]) -> list[tf.Tensor]:
+        """The gradient summed over replicas; zeros where the objective gave none."""
+        gradient = [tf.zeros(v.shape, v.dtype) for v in self._layout.variables]
+        reduced = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
+        for value, variable in reduced:
+            gradient[self._get_variable_index(variable)] = tf.convert_to_tensor(value)
+        return gradient
 
-    def get_config(self):
-        return {**super().get_config(), **self._settings}
+    def _factors(self, tape: CurvatureTape, iteration: tf.Tensor) -> update.Factors:
+        """New factors of every block, from one recorded pass."""
+        seed = tf.stack([tf.constant(self.seed, tf.int64), iteration])
+        found = {
+            mark_of(layer.trainable_variables[0]).matrix: factors
+            for layer, factors in self.make_estimator()(tape, seed).items()
+        }
+        missing = [b.matrix.layer for b in self._layout.blocks if b.matrix not in found]
+        if missing:
+            raise ValueError(
+                f"The CurvatureTape has not recorded the layers {missing}, whose weights this "
+                "optimizer trains. Call the whole model inside the tape."
+            )
+        return [tuple(found[block.matrix]) for block in self._layout.blocks]
+
+    def _require_curvature(self) -> None:
+        """Refuse a step without a tape as long as no factors exist."""
+        with tf.init_scope():
+            if int(self._scalar("factor_updates")) > 0:
+                return
+        raise ValueError(
+            f"{type(self).__name__} has no curvature yet, and apply_gradients() was called without "
+            "a CurvatureTape. For fit(), call tf_kfgn.enable_curvature(model) before compile(), or "
+            "build the model from tf_kfgn.Model or tf_kfgn.Sequential. In a loop of your own, run "
+            "the model in `with tf_kfgn.CurvatureTape() as tape:`, call tape.watch_loss(...) and "
+            "pass `tape=tape`."
+        )

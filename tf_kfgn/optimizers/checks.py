@@ -1,0 +1,51 @@
+"""Checks of constructor arguments; each message names the argument and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def check_number(
+    name: str, value: Any, low: float, high: float = math.inf, *, optional: bool = True
+) -> None:
+    """Check that an argument is a number in the half-open interval `[low, high)`.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        low: Smallest number allowed; zero itself is refused where `low` is `math.ulp(0.0)`.
+        high: Bound above, not included.
+        optional: Whether None is allowed.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value is None and optional:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not low <= value < high:
+        lower = "more than 0" if low == POSITIVE else f"at least {low:g}"
+        bounds = lower if high == math.inf else f"{lower} and below {high:g}"
+        raise ValueError(
+            f"`{name}` must be a finite number, {bounds}{' (or None)' if optional else ''}, "
+            f"received {value!r}."
+        )
+
+
+def check_period(name: str, value: Any, *, optional: bool = False) -> None:
+    """Check that an argument is a whole number of updates.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(
+            f"`{name}` must be a whole number of updates, at least 1"
+            f"{' (or None)' if optional else ''}, received {value!r}."
+        )
+
+
+POSITIVE = math.ulp(0.0)

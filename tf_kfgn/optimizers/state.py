@@ -1,0 +1,135 @@
+"""What a Gauss-Newton optimizer is told once, and what it remembers from update to update."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.blocks.collection import States
+from tf_kfgn.blocks.kronecker import KroneckerState
+from tf_kfgn.blocks.parameters import Layout
+from tf_kfgn.optimizers import replicas
+from tf_kfgn.optimizers.checks import POSITIVE, check_number, check_period
+
+
+class Settings(NamedTuple):
+    """Constructor arguments of `GaussNewton` beyond those of every Keras optimizer; see there."""
+
+    damping: float | None
+    min_damping: float | None
+    damping_decay: float
+    damping_period: int | None
+    step_size: float | None
+    momentum: float | None
+    curvature_decay: float
+    factor_period: int
+    inverse_period: int
+
+    def check(self) -> None:
+        """Refuse what is out of range.
+
+        Raises:
+            ValueError: If an argument is out of its range.
+        """
+        check_number("damping", self.damping, POSITIVE)
+        check_number("min_damping", self.min_damping, 0.0)
+        check_number("damping_decay", self.damping_decay, POSITIVE, 1.0, optional=False)
+        check_period("damping_period", self.damping_period, optional=True)
+        check_number("step_size", self.step_size, POSITIVE)
+        check_number("momentum", self.momentum, 0.0)
+        check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
+        check_period("factor_period", self.factor_period)
+        check_period("inverse_period", self.inverse_period)
+
+
+class Scalars(NamedTuple):
+    """The scalar state: the variables that hold it, or their values during an update.
+
+    Attributes:
+        damping: τ for the next update; 0 until the first batch has set it.
+        curvature_scale: Mean diagonal of the output curvature on the first batch; 0 before it.
+        step_size: α of the last update.
+        momentum: μ of the last update.
+        reduction_ratio: ρ when it was last measured.
+        factor_updates: How often new factors entered the averages.
+        inverse_age: Updates since every inverse was renewed without a failure.
+        rejected_steps: Updates that left the weights as they were.
+        failed_inversions: Blocks that kept their last good inverse, summed over updates.
+    """
+
+    damping: Any
+    curvature_scale: Any
+    step_size: Any
+    momentum: Any
+    reduction_ratio: Any
+    factor_updates: Any
+    inverse_age: Any
+    rejected_steps: Any
+    failed_inversions: Any
+
+
+_COUNTERS = {"factor_updates", "inverse_age", "rejected_steps", "failed_inversions"}
+
+
+class Memory(NamedTuple):
+    """Values of the whole state.
+
+    Attributes:
+        blocks: One state for each block.
+        previous_step: δ₀, one tensor for each variable.
+        scalars: The rest.
+    """
+
+    blocks: States
+    previous_step: list[tf.Tensor]
+    scalars: Scalars
+
+
+class StateVariables:
+    """The variables that hold the state, in an order that depends on the layout alone.
+
+    Optimizer variables are saved by position.
+
+    Attributes:
+        scalars: The scalar variables.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer, layout: Layout) -> None:
+        """Add the variables to an optimizer."""
+        double = any(variable.dtype == "float64" for variable in layout.variables)
+        dtype = "float64" if double else "float32"
+
+        def add(name: str, shape: tuple[int, ...], initializer: Any, dtype: str = dtype) -> Any:
+            return optimizer.add_variable(
+                shape, initializer, dtype, "only_first_replica", name=name
+            )
+
+        self._blocks = [
+            KroneckerState(
+                add(f"{block.matrix.layer}_A", (block.rows, block.rows), "zeros"),
+                add(f"{block.matrix.layer}_G", (block.columns, block.columns), "zeros"),
+                add(f"{block.matrix.layer}_A_inverse", (block.rows, block.rows), "identity"),
+                add(f"{block.matrix.layer}_G_inverse", (block.columns, block.columns), "identity"),
+            )
+            for block in layout.blocks
+        ]
+        self._previous_step = optimizer.add_optimizer_variables(layout.variables, "previous_step")
+        self.scalars = Scalars(
+            *(
+                add(name, (), "zeros", "int64" if name in _COUNTERS else dtype)
+                for name in Scalars._fields
+            )
+        )
+
+    def recall(self) -> Memory:
+        """The values of the whole state."""
+        return tf.nest.map_structure(tf.convert_to_tensor, self._everything())
+
+    def remember(self, memory: Memory) -> None:
+        """Store the whole state. Must not be called inside a condition."""
+        replicas.store(tf.nest.flatten(self._everything()), tf.nest.flatten(memory))
+
+    def _everything(self) -> Memory:
+        return Memory(self._blocks, self._previous_step, self.scalars)
