@@ -1,6 +1,39 @@
-"""x"""
+"""Kronecker-factored Gauss-Newton optimizers for Keras on TensorFlow.
+
+Botev, Ritter & Barber, "Practical Gauss-Newton Optimisation for Deep Learning", ICML 2017.
+"""
+
 from tf_kfgn._backend import require_tensorflow
+
 require_tensorflow()
-from tf_kfgn.tape import CurvatureTape
-from tf_kfgn.optimizers import KFRA, KFLR, KFAC
-from tf_kfgn.training import Model, Sequential, enable_curvature
+
+from tf_kfgn import layers, optimizers  # noqa: E402
+from tf_kfgn.analysis import (  # noqa: E402
+    gauss_newton_blocks,
+    gauss_newton_vector_product,
+    kronecker_factors,
+)
+from tf_kfgn.enabling import disable_curvature, enable_curvature  # noqa: E402
+from tf_kfgn.factors import KroneckerFactors  # noqa: E402
+from tf_kfgn.optimizers import KFAC, KFLR, KFRA  # noqa: E402
+from tf_kfgn.tape import CurvatureTape  # noqa: E402
+from tf_kfgn.training import Model, Sequential  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KFAC",
+    "KFLR",
+    "KFRA",
+    "CurvatureTape",
+    "KroneckerFactors",
+    "Model",
+    "Sequential",
+    "disable_curvature",
+    "enable_curvature",
+    "gauss_newton_blocks",
+    "gauss_newton_vector_product",
+    "kronecker_factors",
+    "layers",
+    "optimizers",
+]

@@ -14,6 +14,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
 
@@ -21,9 +22,12 @@ _context = threading.local()
 
 
 def active_tape() -> CurvatureTape | None:
-    """The innermost `CurvatureTape` that records in this thread, or None."""
+    """The innermost `CurvatureTape` that records in this thread, or None.
+
+    None as well while Keras only infers the shapes of a model that is not built yet.
+    """
     stack = getattr(_context, "tapes", None)
-    return stack[-1] if stack else None
+    return stack[-1] if stack and not in_symbolic_scope() else None
 
 
 def active_replay() -> Replay | None:

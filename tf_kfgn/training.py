@@ -1,4 +1,4 @@
-"""Model, Sequential and enable/disable: the train step that joins tape and optimizer."""
+"""Model and Sequential: the train step that joins tape and optimizer."""
 
 from __future__ import annotations
 
@@ -6,67 +6,118 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.losses.loss import unscale_loss_for_distribution
-from keras.src.models.functional import Functional as KerasFunctional
 
-from tf_kfgn.layers import RECORDING_CLASSES, Recording
-from tf_kfgn.layers.parameters import remove_marks
-from tf_kfgn.optimizers.gauss_newton import GaussNewton
+# Keras' functional model has no public class.
+from keras.src.models.functional import Functional as KerasFunctional
+from keras.src.models.model import functional_init_arguments
+
+from tf_kfgn.optimizers import GaussNewton
 from tf_kfgn.tape import CurvatureTape, active_tape
 
 
 class CurvatureTraining:
-    """Mixin for Keras models: a `train_step` that hands a recorded pass to the optimizer."""
+    """Mixin for Keras models: a `train_step` that hands the recorded pass to the optimizer."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model; an active tape learns which model it records."""
         tape = active_tape()
         if tape is not None:
             tape.watch_model(self)
-        return super().__call__(*args, **kwargs)
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
 
     def train_step(self, data: Any) -> dict[str, Any]:
+        """One update with curvature; with any other optimizer, the step of Keras.
+
+        Args:
+            data: What `fit` passes on: `x`, `(x, y)` or `(x, y, sample_weight)`.
+
+        Returns:
+            The loss, the metrics, `damping` and `step_size`.
+        """
         optimizer = self.optimizer
         if not isinstance(optimizer, GaussNewton):
-            return super().train_step(data)
+            return super().train_step(data)  # type: ignore[misc]
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+
         with CurvatureTape() as tape:
-            outputs = self._outputs(x)
+            outputs = self._training_outputs(x)
             loss = self._compute_loss(x, y, outputs, sample_weight, training=True)
             tape.watch_loss(self._compile_loss, y, outputs, sample_weight)
-        self._loss_tracker.update_state(unscale_loss_for_distribution(loss), sample_weight=tf.shape(tf.nest.flatten(x)[0])[0])
-        gradients = tape.gradient(loss, self.trainable_variables)
+            scaled_loss = optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled_loss, self.trainable_variables)
 
         def objective() -> tf.Tensor:
             with tape.replaying():
-                value = tape.loss_of(self._outputs(x))
-            return value + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+                data_loss = tape.loss_of(self._training_outputs(x))
+            return data_loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
 
-        optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True), tape=tape, objective=objective, loss=loss)
-        return {**self.compute_metrics(x, y, outputs, sample_weight=sample_weight), **optimizer.progress()}
+        optimizer.apply_gradients(
+            zip(gradients, self.trainable_variables, strict=True),
+            tape=tape,
+            objective=objective,
+            loss=loss,
+        )
+        self._update_loss_tracker(x, loss)
+        metrics = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+        return {**metrics, **optimizer.progress()}
 
-    def _outputs(self, x: Any) -> Any:
+    def _training_outputs(self, x: Any) -> Any:
         return self(x, training=True) if self._call_has_training_arg else self(x)
+
+    def _update_loss_tracker(self, x: Any, loss: tf.Tensor) -> None:
+        """Let the progress bar show the mean loss over examples, as Keras' own step does."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        examples = tf.shape(tf.nest.flatten(x)[0])[0]
+        self._loss_tracker.update_state(loss * replicas, sample_weight=examples)
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class Model(CurvatureTraining, keras.Model):
-    """x"""
+    """`keras.Model` that trains with curvature: functional, or to be subclassed.
+
+    `Model(inputs, outputs)` makes a functional model. Its layers must be recording layers: those
+    of `tf_kfgn.layers`, or stock ones after `enable_curvature(model)`.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make a `Functional` when called with inputs and outputs, as Keras does."""
+        if cls is Model and functional_init_arguments(args, kwargs):
+            cls = Functional
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Take the arguments of `keras.Model`."""
+        if functional_init_arguments(args, kwargs):
+            _become_functional(type(self))
+            KerasFunctional.__init__(self, *args, **kwargs)
+        else:
+            super().__init__(*args, **kwargs)
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class Functional(Model, KerasFunctional):
-    """x"""
+    """What `Model(inputs, outputs)` makes."""
+
+    __init__ = KerasFunctional.__init__
+
+
+def _become_functional(cls: type) -> None:
+    """Put `Functional` in the place of `Model` among the bases of a subclass of the user's.
+
+    Keras would do the same to `Model` itself, for all who subclass it.
+    """
+    if not issubclass(cls, Model) or issubclass(cls, Functional):
+        return
+    for base in cls.__bases__:
+        if base is not Model:
+            _become_functional(base)
+    cls.__bases__ = tuple(Functional if base is Model else base for base in cls.__bases__)
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class Sequential(CurvatureTraining, keras.Sequential):
-    """x"""
+    """`keras.Sequential` that trains with curvature.
 
-def enable_curvature(model, *, strict=False):
-    for layer in model._flatten_layers(include_self=False):
-        cls = RECORDING_CLASSES.get(type(layer))
-        if cls: layer.__class__ = cls; 
-        if hasattr(layer, "mark_variables"): layer.mark_variables()
-    model.__class__ = {KerasFunctional: Functional, keras.Sequential: Sequential}[type(model)]
-    model.train_function = None
-    return model
+    Its layers must be recording layers: those of `tf_kfgn.layers`, or stock ones after
+    `enable_curvature(model)`.
+    """

@@ -1,0 +1,6 @@
+"""Curvature of any built Keras model, for looking at it rather than for training."""
+
+from tf_kfgn.analysis.factors import kronecker_factors
+from tf_kfgn.analysis.gauss_newton import gauss_newton_blocks, gauss_newton_vector_product
+
+__all__ = ["gauss_newton_blocks", "gauss_newton_vector_product", "kronecker_factors"]

@@ -1,0 +1,97 @@
+"""The exact Gauss-Newton matrix: its dense blocks, and its product with a vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.analysis.recorded import recorded_pass
+from tf_kfgn.factors.estimator import uses_of_layers
+from tf_kfgn.layers.operation import ParametrisedOperation, second_moment
+from tf_kfgn.tape import CurvatureTape
+
+
+def gauss_newton_blocks(
+    model: keras.Model, x: Any, loss: Any, y: Any = None
+) -> dict[str, tf.Tensor]:
+    """The exact Gauss-Newton block of every layer with trainable weights.
+
+    The block of a layer is `1/N sum_n J_n^T H_n J_n`, with the Jacobian of the outputs with
+    respect to its joint weight matrix and the Hessian of the loss with respect to the outputs.
+    Needs one backward pass for each output, and the square of the number of weights in memory.
+
+    Args:
+        model: A built Keras model; it runs in inference mode and is unchanged afterwards.
+        x: Inputs, one batch.
+        loss: What `compile(loss=...)` takes.
+        y: Targets. The curvature of the known losses does not depend on them.
+
+    Returns:
+        `{layer.name: block}`, each of shape `(weights, weights)` for the row-major joint matrix
+        of kernel and bias, bias last: the layout of `np.kron(A, G)`.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it has not been built, or the loss has no known curvature.
+    """
+    with recorded_pass(model, x, loss, y) as tape:
+        return {
+            layer.name: _block(tape, operations)
+            for layer, operations in uses_of_layers(tape).items()
+        }
+
+
+def gauss_newton_vector_product(
+    model: keras.Model, x: Any, loss: Any, vectors: Sequence[Any], y: Any = None
+) -> list[tf.Tensor]:
+    """The exact Gauss-Newton matrix of all weights times a vector.
+
+    Args:
+        model: A built Keras model; it runs in inference mode and is unchanged afterwards.
+        x: Inputs, one batch.
+        loss: What `compile(loss=...)` takes.
+        vectors: One tensor for each of `model.trainable_variables`, shaped like it.
+        y: Targets. The curvature of the known losses does not depend on them.
+
+    Returns:
+        One tensor for each of `model.trainable_variables`.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it has not been built, the loss has no known curvature, or `vectors` does
+            not match the variables.
+    """
+    variables = model.trainable_variables
+    shapes = [tuple(tf.shape(vector)) for vector in vectors]
+    if shapes != [tuple(variable.shape) for variable in variables]:
+        raise ValueError(
+            "`vectors` must be shaped like model.trainable_variables, "
+            f"{[tuple(variable.shape) for variable in variables]}, received {shapes}."
+        )
+    vectors = [tf.cast(v, w.dtype) for v, w in zip(vectors, variables, strict=True)]
+    with recorded_pass(model, x, loss, y) as tape:
+        return tape.gauss_newton_vector_product(vectors, variables)
+
+
+def _block(tape: CurvatureTape, operations: list[ParametrisedOperation]) -> tf.Tensor:
+    inputs = tf.concat([operation.input_rows() for operation in operations], axis=1)
+    width = inputs.shape[-1] * operations[0].out_features
+    total = tf.zeros((width, width), inputs.dtype)
+    for likelihood in tape.likelihoods:
+        for index in range(likelihood.num_columns):
+            cotangents = tape.gradient(
+                likelihood.outputs,
+                [operation.output for operation in operations],
+                output_gradients=likelihood.column(index),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            rows = tf.concat(
+                [op.cotangent_rows(c) for op, c in zip(operations, cotangents, strict=True)],
+                axis=1,
+            )
+            gradients = tf.einsum("nti,nto->nio", inputs, rows)
+            total += second_moment(tf.reshape(gradients, (-1, width)))
+    return total

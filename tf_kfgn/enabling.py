@@ -1,0 +1,142 @@
+"""enable_curvature and disable_curvature: swap the classes of a model and its layers, in place.
+
+Nothing but classes, marks on variables and the traced training function changes: names, weights,
+graph and predictions stay what they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional as KerasFunctional
+
+from tf_kfgn.layers import RECORDING_CLASSES
+from tf_kfgn.layers.parameters import mark_of, remove_marks
+from tf_kfgn.training import CurvatureTraining, Functional, Sequential
+
+_STOCK_CLASSES = {recording: stock for stock, recording in RECORDING_CLASSES.items()}
+_TRAINING_CLASSES: dict[type, type] = {KerasFunctional: Functional, keras.Sequential: Sequential}
+
+
+def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model:
+    """Let a built model record what curvature needs, in place.
+
+    Layers and model become instances of their recording subclasses. Call it before `compile`, or
+    after: the training function is traced anew.
+
+    Args:
+        model: A built Keras model: sequential, functional, nested or subclassed.
+        strict: Whether to refuse a model with trainable weights that have no curvature block.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it has not been built; with `strict=True`, if a trainable weight has no
+            block. The model is unchanged then.
+    """
+    with contextlib.ExitStack() as undo:
+        undo.push(_start_recording(model))
+        uncovered = [v.path for v in model.trainable_variables if mark_of(v) is None]
+        if strict and uncovered:
+            raise ValueError(
+                f"strict=True, but these trainable weights of {model.name!r} have no curvature "
+                f"block: {uncovered}. Freeze their layers, replace them, or pass strict=False."
+            )
+        undo.pop_all()
+    _trace_anew(model)
+    return model
+
+
+def disable_curvature(model: keras.Model) -> keras.Model:
+    """Give a model and its layers their stock Keras classes back, in place.
+
+    A model of a class that was itself derived from `tf_kfgn.Model` keeps its class; its layers
+    record no longer.
+
+    Args:
+        model: A Keras model.
+
+    Returns:
+        The same model.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+    """
+    _check_model(model)
+    for layer in model._flatten_layers(include_self=False):
+        remove_marks(layer.variables)
+        layer.__class__ = _STOCK_CLASSES.get(type(layer), type(layer))
+    stock = {training: stock for stock, training in _TRAINING_CLASSES.items()}
+    model.__class__ = getattr(type(model), "_stock_class", stock.get(type(model), type(model)))
+    _trace_anew(model)
+    return model
+
+
+@contextlib.contextmanager
+def recording(model: keras.Model) -> Iterator[None]:
+    """Let a model record inside this context; afterwards it is what it was before.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it has not been built.
+    """
+    with _start_recording(model):
+        yield
+
+
+def _start_recording(model: keras.Model) -> contextlib.ExitStack:
+    """Swap the classes and mark the variables; the result undoes it when it is closed."""
+    _check_model(model)
+    if not model.built:
+        raise ValueError(
+            f"Model {model.name!r} has not been built, so its layers have no weights yet. Start "
+            "it with keras.Input(shape), call model.build(input_shape), or call it on a batch."
+        )
+    with contextlib.ExitStack() as undo:
+        for layer in model._flatten_layers(include_self=False):
+            _swap(layer, RECORDING_CLASSES.get(type(layer), type(layer)), undo)
+            mark = getattr(layer, "mark_variables", None)
+            if mark is not None and layer.built:
+                unmarked = [variable for variable in layer.variables if mark_of(variable) is None]
+                mark()
+                undo.callback(remove_marks, unmarked)
+        if not isinstance(model, CurvatureTraining):
+            _swap(model, _training_class(type(model)), undo)
+        return undo.pop_all()
+
+
+def _swap(layer: keras.layers.Layer, cls: type, undo: contextlib.ExitStack) -> None:
+    previous = type(layer)
+    if cls is not previous:
+        layer.__class__ = cls
+        undo.callback(setattr, layer, "__class__", previous)
+
+
+@functools.cache
+def _training_class(stock: type) -> type:
+    """The subclass of a model class that trains with curvature."""
+    if stock in _TRAINING_CLASSES:
+        return _TRAINING_CLASSES[stock]
+    namespace: dict[str, Any] = {"__module__": stock.__module__, "_stock_class": stock}
+    if stock.train_step is not keras.Model.train_step:
+        namespace["train_step"] = stock.train_step  # a training loop of the user's own
+    return type(stock.__name__, (CurvatureTraining, stock), namespace)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a keras.Model, received {model!r} of type {type(model).__name__}."
+        )
+
+
+def _trace_anew(model: keras.Model) -> None:
+    for name in ("train_function", "test_function", "predict_function"):
+        if hasattr(model, name):
+            setattr(model, name, None)
