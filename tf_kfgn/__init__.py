@@ -7,7 +7,7 @@ from tf_kfgn._backend import require_tensorflow
 
 require_tensorflow()
 
-from tf_kfgn import layers, optimizers  # noqa: E402
+from tf_kfgn import datasets, layers, optimizers  # noqa: E402
 from tf_kfgn.analysis import (  # noqa: E402
     gauss_newton_blocks,
     gauss_newton_vector_product,
@@ -29,6 +29,7 @@ __all__ = [
     "KroneckerFactors",
     "Model",
     "Sequential",
+    "datasets",
     "disable_curvature",
     "enable_curvature",
     "gauss_newton_blocks",

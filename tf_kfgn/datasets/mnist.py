@@ -1,0 +1,95 @@
+"""MNIST, or any data set in its format, as rows of pixels."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import keras
+import numpy as np
+
+from tf_kfgn.datasets.idx import read_idx
+
+_STEMS = ("train", "t10k")
+
+
+def load_data(
+    data_dir: str | os.PathLike[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The images.
+
+    Args:
+        data_dir: Folder with `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`, plain or
+            `.gz`, of MNIST or of a data set in its format. Defaults to `None`: Keras downloads
+            MNIST once.
+
+    Returns:
+        `(x_train, x_test)`: float32 arrays of shape `(images, 784)`, ink from 0 to 1; 60,000 and
+        10,000 images in the full set.
+
+    Raises:
+        ConnectionError: If MNIST is neither on disk nor can be downloaded.
+        FileNotFoundError: If the folder lacks a file.
+        ValueError: If a file is damaged, or does not hold images.
+    """
+    if data_dir is None:
+        (train, _), (test, _) = _download()
+    else:
+        train, test = (_read(data_dir, f"{stem}-images", 3) for stem in _STEMS)
+    return _rows(train), _rows(test)
+
+
+def load_labels(
+    data_dir: str | os.PathLike[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The classes of the images that `load_data` gives, in the same order.
+
+    Args:
+        data_dir: As for `load_data`; with `train-labels-idx1-ubyte` and
+            `t10k-labels-idx1-ubyte`.
+
+    Returns:
+        `(y_train, y_test)`: int64 arrays of shape `(images,)`, from 0 to 9.
+
+    Raises:
+        ConnectionError: If MNIST is neither on disk nor can be downloaded.
+        FileNotFoundError: If the folder lacks a file.
+        ValueError: If a file is damaged, or does not hold labels.
+    """
+    if data_dir is None:
+        (_, train), (_, test) = _download()
+    else:
+        train, test = (_read(data_dir, f"{stem}-labels", 1) for stem in _STEMS)
+    return train.astype(np.int64), test.astype(np.int64)
+
+
+def _download() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    try:
+        return keras.datasets.mnist.load_data()
+    except Exception as error:  # Keras raises a plain Exception when a download fails
+        raise ConnectionError(
+            f"Keras could not download MNIST ({error}). Without a network, pass `data_dir`, a "
+            "folder with the four IDX files of MNIST or of a data set in its format. Debian's "
+            "package dataset-fashion-mnist holds one: `apt-get install dataset-fashion-mnist`, "
+            "and `dpkg -L dataset-fashion-mnist` tells the folder."
+        ) from error
+
+
+def _read(data_dir: str | os.PathLike[str], kind: str, rank: int) -> np.ndarray:
+    folder = pathlib.Path(data_dir)
+    stem = f"{kind}-idx{rank}-ubyte"
+    names = [f"{name}{suffix}" for suffix in ("", ".gz") for name in (stem, f"{kind}.idx{rank}-ubyte")]
+    for name in names:
+        if (folder / name).is_file():
+            array = read_idx(folder / name)
+            if array.ndim != rank or array.dtype != np.uint8:
+                raise ValueError(
+                    f"{folder / name} must hold bytes with {rank} axes, holds {array.dtype} of "
+                    f"shape {array.shape}."
+                )
+            return array
+    raise FileNotFoundError(f"{folder} has no file {stem} or {stem}.gz.")
+
+
+def _rows(images: np.ndarray) -> np.ndarray:
+    return images.reshape(len(images), -1).astype(np.float32) / np.float32(255)
