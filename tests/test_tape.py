@@ -90,6 +90,14 @@ def test_jvp_of_unused_variables_is_that_of_the_others():
     assert not np.allclose(partial, tape.jvp(random_vectors(tape.variables)))
 
 
+def test_variables_that_the_outputs_do_not_use_get_zeros():
+    model, tape, outputs = record(PROBLEMS[0])
+    stranger = mlp([2, 2], None).trainable_variables
+    products = tape.vjp(tf.ones_like(outputs), variables=[*model.trainable_variables, *stranger])
+    np.testing.assert_array_equal(flat(products[-2:]), 0)
+    assert np.any(flat(products[:-2]) != 0)
+
+
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_vjp_equals_the_gradient(problem):
     model, tape, outputs = record(problem)

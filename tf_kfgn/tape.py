@@ -233,9 +233,11 @@ class CurvatureTape(tf.GradientTape):
     def _transpose_product(
         self, outputs: list[tf.Tensor], variables: list[Any], cotangents: list[tf.Tensor]
     ) -> list[tf.Tensor]:
+        # Keras' variables have no TensorFlow dtype, which zeros for an unconnected one need.
+        values = [getattr(variable, "value", variable) for variable in variables]
         return self.gradient(
             outputs,
-            variables,
+            values,
             output_gradients=cotangents,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )

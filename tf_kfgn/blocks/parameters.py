@@ -64,7 +64,7 @@ class Layout(NamedTuple):
 
     def ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
         """τ + η of each variable."""
-        return [damping + tf.cast(eta, damping.dtype) for eta in self.l2]
+        return [damping + eta for eta in self.l2]
 
     def block_ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
         """τ + η of each block, η being that of its kernel."""

@@ -9,7 +9,9 @@ import tensorflow as tf
 
 # In units of the mean diagonal of the output curvature on the first batch.
 INITIAL_DAMPING = 0.04
-MIN_DAMPING = 0.004
+
+# In units of the initial damping.
+MIN_DAMPING = 0.1
 
 # How much a failed inversion, or an objective that is not finite, raises the damping.
 RETRY = 2.0
@@ -40,6 +42,5 @@ def adapted(damping: tf.Tensor, ratio: tf.Tensor, factor: float) -> tf.Tensor:
         ratio: ρ; minus infinity, a step that had to be taken back, raises τ by `RETRY`.
         factor: What a good prediction multiplies τ with, and a bad one divides it by; below 1.
     """
-    factor = tf.cast(factor, damping.dtype)
-    raised = tf.where(tf.math.is_inf(ratio), RETRY, 1 / factor)
-    return damping * tf.where(ratio > _GOOD, factor, tf.where(ratio < _BAD, raised, 1.0))
+    raised = tf.where(tf.math.is_inf(ratio), RETRY * damping, damping / factor)
+    return tf.where(ratio > _GOOD, factor * damping, tf.where(ratio < _BAD, raised, damping))

@@ -56,8 +56,8 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             `INITIAL_DAMPING` times the mean diagonal of the output curvature on the first batch,
             so that scaling the loss changes nothing.
         min_damping: Floor of τ, in the same units. Defaults to `None`: `MIN_DAMPING` times the
-            same mean diagonal. Without a floor the exact model overfits the mini-batch: damping
-            and step size both run towards zero.
+            initial τ. Without a floor the exact model overfits the mini-batch: damping and step
+            size both run towards zero.
         damping_decay: Factor per update by which τ shrinks after ρ > 3/4, and grows after
             ρ < 1/4. Defaults to `0.95`, after Martens & Grosse (2015).
         damping_period: Updates between two comparisons of actual and predicted change, each of
@@ -172,7 +172,7 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             return
         super().build(variables)
         self._layout = Layout.of(variables)
-        self._state = StateVariables(self, self._layout)
+        self._state = StateVariables(self, self._layout, self._settings.damping)
 
     @property
     def damping(self) -> Any:
@@ -276,7 +276,7 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         if tape is None:
             self._require_curvature()
         else:
-            memory = update.with_scale(memory, settings, tape)
+            memory = update.with_initial_damping(memory, tape)
             memory = update.with_factors(
                 memory, settings, iteration, lambda: self._factors(tape, iteration)
             )

@@ -49,7 +49,7 @@ class Scalars(NamedTuple):
 
     Attributes:
         damping: τ for the next update; 0 until the first batch has set it.
-        curvature_scale: Mean diagonal of the output curvature on the first batch; 0 before it.
+        initial_damping: τ of the first update; 0 until the first batch has set it.
         step_size: α of the last update.
         momentum: μ of the last update.
         reduction_ratio: ρ when it was last measured.
@@ -60,7 +60,7 @@ class Scalars(NamedTuple):
     """
 
     damping: Any
-    curvature_scale: Any
+    initial_damping: Any
     step_size: Any
     momentum: Any
     reduction_ratio: Any
@@ -96,8 +96,10 @@ class StateVariables:
         scalars: The scalar variables.
     """
 
-    def __init__(self, optimizer: keras.optimizers.Optimizer, layout: Layout) -> None:
-        """Add the variables to an optimizer."""
+    def __init__(
+        self, optimizer: keras.optimizers.Optimizer, layout: Layout, damping: float | None
+    ) -> None:
+        """Add the variables to an optimizer, with an initial τ, or None to leave it unset."""
         double = any(variable.dtype == "float64" for variable in layout.variables)
         dtype = "float64" if double else "float32"
 
@@ -116,9 +118,19 @@ class StateVariables:
             for block in layout.blocks
         ]
         self._previous_step = optimizer.add_optimizer_variables(layout.variables, "previous_step")
+
+        def constant(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
+            return tf.constant(damping or 0.0, dtype, shape)  # Keras' own rounds to float32
+
+        initial = {"damping": constant, "initial_damping": constant}
         self.scalars = Scalars(
             *(
-                add(name, (), "zeros", "int64" if name in _COUNTERS else dtype)
+                add(
+                    name,
+                    (),
+                    initial.get(name, "zeros"),
+                    "int64" if name in _COUNTERS else dtype,
+                )
                 for name in Scalars._fields
             )
         )

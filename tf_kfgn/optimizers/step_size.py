@@ -103,13 +103,13 @@ def minimise(
         mu = tf.where(solvable, (cross * slope - direct * previous_slope) / safe, 0.0)
         alpha = -(slope + mu * cross) / direct
     elif step_size is None:
-        mu = tf.cast(momentum, slope.dtype)
+        mu = tf.constant(momentum, slope.dtype)
         alpha = -(slope + mu * cross) / direct
     elif momentum is None:
-        alpha = tf.cast(step_size, slope.dtype)
+        alpha = tf.constant(step_size, slope.dtype)
         mu = tf.math.divide_no_nan(-(previous_slope + alpha * cross), previous)
     else:
-        alpha, mu = tf.cast(step_size, slope.dtype), tf.cast(momentum, slope.dtype)
+        alpha, mu = (tf.constant(fixed, slope.dtype) for fixed in (step_size, momentum))
     return tf.stack([alpha, mu])
 
 

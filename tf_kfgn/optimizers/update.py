@@ -37,16 +37,19 @@ class Proposal(NamedTuple):
         return tf.reduce_all([kronecker.is_finite(piece) for piece in self.step])
 
 
-def with_scale(memory: Memory, settings: Settings, tape: CurvatureTape) -> Memory:
-    """Fix the scale of the curvature, and with it the damping, on the first usable batch."""
+def with_initial_damping(memory: Memory, tape: CurvatureTape) -> Memory:
+    """Unless it is known, choose the initial damping from the first usable batch."""
     scalars = memory.scalars
     diagonals = [likelihood.mean_diagonal() for likelihood in tape.likelihoods]
     scale = replicas.mean(tf.cast(tf.add_n(diagonals) / len(diagonals), scalars.damping.dtype))
-    unset = (scalars.curvature_scale == 0) & tf.math.is_finite(scale) & (scale > 0)
-    scale = tf.where(unset, scale, scalars.curvature_scale)
-    initial = INITIAL_DAMPING * scale if settings.damping is None else settings.damping
-    damping = tf.where(scalars.damping == 0, initial, scalars.damping)
-    return memory._replace(scalars=scalars._replace(curvature_scale=scale, damping=damping))
+    unset = (scalars.initial_damping == 0) & tf.math.is_finite(scale) & (scale > 0)
+    chosen = INITIAL_DAMPING * scale
+    return memory._replace(
+        scalars=scalars._replace(
+            initial_damping=tf.where(unset, chosen, scalars.initial_damping),
+            damping=tf.where(unset, chosen, scalars.damping),
+        )
+    )
 
 
 def with_factors(
@@ -122,7 +125,7 @@ def propose(
     direction = [-tensor for tensor in preconditioned]
     if tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
-        coefficients = tf.stack([tf.cast(c, dtype) for c in (alpha, settings.momentum or 0.0)])
+        coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
         change = tf.constant(float("nan"), dtype)
     else:
         ridges = layout.ridges(scalars.damping)
@@ -159,7 +162,7 @@ def with_step(memory: Memory, settings: Settings, proposal: Proposal, taken: tf.
     alpha, mu = tf.unstack(proposal.coefficients)
     floor = settings.min_damping
     if floor is None:
-        floor = MIN_DAMPING * scalars.curvature_scale
+        floor = MIN_DAMPING * scalars.initial_damping
     return memory._replace(
         previous_step=choose(taken, proposal.step, memory.previous_step),
         scalars=scalars._replace(

@@ -1,0 +1,126 @@
+"""The whole algorithm once more, in plain NumPy, for a net with tanh units and squared error.
+
+Written from the paper's appendix and DESIGN's conventions, without any of the package's parts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+class NumpyKFRA:
+    """KFRA for dense layers with joint weights `W` of shape (in + 1, out), bias last."""
+
+    def __init__(self, weights, l2, damping, min_damping, damping_decay=0.95, damping_period=3,
+                 curvature_decay=0.9, factor_period=2, inverse_period=4):  # fmt: skip
+        self.W = [np.array(w) for w in weights]
+        self.l2 = l2
+        self.tau, self.floor = damping, min_damping
+        self.damping_decay, self.damping_period = damping_decay, damping_period
+        self.curvature_decay = curvature_decay
+        self.factor_period, self.inverse_period = factor_period, inverse_period
+        self.t = self.k = self.age = 0
+        self.A = [np.zeros((len(w), len(w))) for w in weights]
+        self.G = [np.zeros((w.shape[1], w.shape[1])) for w in weights]
+        self.inverses = [None] * len(weights)
+        self.previous = [np.zeros_like(w) for w in weights]
+        self.alpha = self.mu = self.rho = 0.0
+
+    def forward(self, x, W):
+        """Inputs of each layer with their 1, and the outputs."""
+        inputs = []
+        a = x
+        for i, w in enumerate(W):
+            inputs.append(np.hstack([a, np.ones((len(a), 1))]))
+            h = inputs[-1] @ w
+            a = np.tanh(h) if i < len(W) - 1 else h
+        return inputs, a
+
+    def objective(self, x, y, W):
+        _, out = self.forward(x, W)
+        return np.mean((out - y) ** 2) + sum(self.l2 * np.sum(w[:-1] ** 2) for w in W)
+
+    def step(self, x, y):
+        N, D = y.shape
+        inputs, out = self.forward(x, self.W)
+        slopes = [1 - a[:, :-1] ** 2 for a in inputs]  # tanh' at the input of each layer but the first
+
+        # Gradient: of the mean loss and of the regulariser, which leaves the bias out.
+        gradient = [None] * len(self.W)
+        delta = 2 * (out - y) / (N * D)
+        for i in reversed(range(len(self.W))):
+            gradient[i] = inputs[i].T @ delta
+            gradient[i][:-1] += 2 * self.l2 * self.W[i][:-1]
+            if i:
+                delta = (delta @ self.W[i][:-1].T) * slopes[i]
+
+        # Factors.
+        if self.t % self.factor_period == 0:
+            self.k += 1
+            eps = min(1 - 1 / self.k, self.curvature_decay)
+            G = 2 / D * np.eye(D)
+            for i in reversed(range(len(self.W))):
+                self.A[i] = eps * self.A[i] + (1 - eps) * inputs[i].T @ inputs[i] / N
+                self.G[i] = eps * self.G[i] + (1 - eps) * G
+                if i:
+                    kernel = self.W[i][:-1]
+                    G = (kernel @ G @ kernel.T) * (slopes[i].T @ slopes[i] / N)
+
+        # Inverses.
+        early = self.t < self.inverse_period and self.t % self.factor_period == 0
+        if early or self.age >= self.inverse_period:
+            ridge = self.tau + 2 * self.l2
+            for i, (A, G) in enumerate(zip(self.A, self.G, strict=True)):
+                pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
+                self.inverses[i] = (
+                    np.linalg.inv(A + pi * np.sqrt(ridge) * np.eye(len(A))),
+                    np.linalg.inv(G + np.sqrt(ridge) / pi * np.eye(len(G))),
+                )
+            self.age = 0
+        self.age += 1
+
+        # Direction, and the exact model over it and the previous step.
+        direction = [
+            -A @ g @ G for (A, G), g in zip(self.inverses, gradient, strict=True)
+        ]
+        basis = [direction, self.previous]
+        images = [self.jacobian_product(inputs, slopes, d) for d in basis]
+        M = np.zeros((2, 2))
+        for i in range(2):
+            for j in range(2):
+                M[i, j] = 2 / (N * D) * np.sum(images[i] * images[j])
+                for d, e in zip(basis[i], basis[j], strict=True):
+                    M[i, j] += (self.tau + 2 * self.l2) * np.sum(d[:-1] * e[:-1])
+                    M[i, j] += self.tau * np.sum(d[-1] * e[-1])
+        slope = np.array([sum(np.sum(g * d) for g, d in zip(gradient, b, strict=True)) for b in basis])
+        if self.t == 0:
+            c = np.array([-slope[0] / M[0, 0], 0.0])
+        else:
+            c = -np.linalg.solve(M, slope)
+        self.alpha, self.mu = c
+        predicted = c @ slope + c @ M @ c / 2
+
+        # The step, and Levenberg-Marquardt on the same batch.
+        before = self.objective(x, y, self.W)
+        self.previous = [
+            self.alpha * d + self.mu * p for d, p in zip(direction, self.previous, strict=True)
+        ]
+        self.W = [w + d for w, d in zip(self.W, self.previous, strict=True)]
+        if (self.t + 1) % self.damping_period == 0:
+            self.rho = (self.objective(x, y, self.W) - before) / predicted
+            factor = self.damping_decay**self.damping_period
+            if self.rho > 0.75:
+                self.tau *= factor
+            elif self.rho < 0.25:
+                self.tau /= factor
+        self.tau = max(self.tau, self.floor)
+        self.t += 1
+
+    def jacobian_product(self, inputs, slopes, direction):
+        """Change of the outputs along a direction in the weights."""
+        da = np.zeros((len(inputs[0]), inputs[0].shape[1] - 1))
+        for i, d in enumerate(direction):
+            if i:
+                da = dh * slopes[i]
+            dh = inputs[i] @ d + da @ self.W[i][:-1]
+        return dh

@@ -1,0 +1,287 @@
+"""Whole updates: against NumPy, in every mode, and where they must be refused."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy_kfra import NumpyKFRA
+from problems import mlp, seeded
+
+import tf_kfgn
+
+OPTIMIZERS = [tf_kfgn.KFRA, tf_kfgn.KFLR, tf_kfgn.KFAC]
+MODES = {"graph": {}, "xla": {"jit_compile": True}, "eager": {"run_eagerly": True}}
+L2 = 1e-3
+SETTINGS = {"factor_period": 2, "inverse_period": 4, "damping_period": 3, "curvature_decay": 0.9}
+
+
+def batches(count, size=16, seed=0):
+    generator = np.random.default_rng(seed)
+    for _ in range(count):
+        x = generator.normal(size=(size, 5))
+        yield x, np.tanh(x @ np.arange(10).reshape(5, 2) / 5) + 0.1 * generator.normal(size=(size, 2))
+
+
+def made(optimizer, l2=0.0, **compile_arguments):
+    regularizer = keras.regularizers.L2(l2) if l2 else None
+    model = seeded(lambda: mlp([5, 4, 3, 2], "tanh", kernel_regularizer=regularizer))()
+    tf_kfgn.enable_curvature(model)
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    model.compile(optimizer=optimizer, loss=loss, **{"jit_compile": False, **compile_arguments})
+    return model
+
+
+def joint_weights(model):
+    return [np.vstack(layer.get_weights()) for layer in model.layers]
+
+
+@pytest.mark.parametrize("damping", [0.3, 1e-4], ids=["much damping", "little damping"])
+def test_updates_equal_the_numpy_transcription(damping):
+    optimizer = tf_kfgn.KFRA(damping=damping, min_damping=0.9 * damping, **SETTINGS)
+    model = made(optimizer, L2)
+    plain = NumpyKFRA(joint_weights(model), L2, damping, 0.9 * damping, **SETTINGS)
+    dampings, ratios = [], []
+    for x, y in batches(15):
+        before = plain.objective(x, y, plain.W)
+        logs = model.train_on_batch(x, y, return_dict=True)
+        plain.step(x, y)
+        for actual, expected in zip(joint_weights(model), plain.W, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
+        for actual, expected in (
+            (optimizer.step_size, plain.alpha),
+            (optimizer.momentum, plain.mu),
+            (optimizer.reduction_ratio, plain.rho),
+            (optimizer.damping, plain.tau),
+            (logs["damping"], plain.tau),
+            (logs["step_size"], plain.alpha),
+        ):
+            np.testing.assert_allclose(float(actual), expected, rtol=1e-6)
+        model.reset_metrics()
+        np.testing.assert_allclose(logs["loss"], before, rtol=1e-6)
+        dampings.append(plain.tau)
+        ratios.append(plain.rho)
+    assert len(set(dampings)) > 1  # the damping was adapted
+    assert len(set(ratios)) == 6  # before the first measurement, and five of them
+
+
+def test_the_transcription_notices_another_damping():
+    optimizer = tf_kfgn.KFRA(damping=0.3, min_damping=0.27, **SETTINGS)
+    model = made(optimizer, L2)
+    plain = NumpyKFRA(joint_weights(model), L2, 0.31, 0.27, **SETTINGS)
+    for x, y in batches(3):
+        model.train_on_batch(x, y)
+        plain.step(x, y)
+    assert not np.allclose(joint_weights(model)[0], plain.W[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_graph_xla_and_eager_agree(optimizer):
+    weights = []
+    for arguments in MODES.values():
+        own = {"seed": 3} if optimizer is tf_kfgn.KFAC else {}
+        model = made(optimizer(**SETTINGS, **own), L2, **arguments)
+        for x, y in batches(6):
+            model.train_on_batch(x, y)
+        weights.append(joint_weights(model))
+    for other in weights[1:]:
+        for actual, expected in zip(other, weights[0], strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_training_lowers_the_loss(optimizer):
+    model = made(optimizer())
+    [(x, y)] = batches(1, size=200)
+    losses = model.fit(x, y, batch_size=50, epochs=15, verbose=0).history["loss"]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_scaling_the_loss_changes_nothing():
+    results = []
+    for scale in (1.0, 1000.0):
+        model = made(tf_kfgn.KFRA(), loss_weights=[scale])
+        for x, y in batches(6):
+            model.train_on_batch(x, y)
+        results.append(joint_weights(model))
+    for actual, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-8)
+
+
+def test_fixed_step_size_momentum_and_damping_stay_fixed():
+    optimizer = tf_kfgn.KFRA(damping=0.1, damping_period=None, step_size=0.3, momentum=0.5)
+    model = made(optimizer)
+    for x, y in batches(4):
+        model.train_on_batch(x, y)
+    assert float(optimizer.damping) == pytest.approx(0.1)
+    assert float(optimizer.step_size) == pytest.approx(0.3)
+    assert float(optimizer.momentum) == pytest.approx(0.5)
+
+
+def test_the_learning_rate_scales_the_step():
+    [(x, y)] = batches(1)
+    steps = []
+    for rate in (1.0, 0.25):
+        model = made(tf_kfgn.KFRA(learning_rate=rate))
+        before = joint_weights(model)
+        model.train_on_batch(x, y)
+        steps.append(joint_weights(model)[0] - before[0])
+    np.testing.assert_allclose(steps[1], 0.25 * steps[0], rtol=1e-9)
+
+
+# What must not spoil the weights
+
+
+@pytest.mark.parametrize("arguments", MODES.values(), ids=MODES.keys())
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("when", [0, 4])
+def test_a_batch_that_is_not_finite_is_rejected(arguments, bad, when):
+    optimizer = tf_kfgn.KFRA(**SETTINGS)
+    model = made(optimizer, **arguments)
+    for step, (x, y) in enumerate(batches(8)):
+        weights = joint_weights(model)
+        if step == when:
+            x = x.copy()
+            x[2, 1] = bad
+        model.train_on_batch(x, y)
+        same = all(np.array_equal(a, b) for a, b in zip(weights, joint_weights(model), strict=True))
+        assert same == (step == when)
+        for variable in (*model.variables, *optimizer.variables):
+            assert np.all(np.isfinite(variable.numpy())) or variable.name == "reduction_ratio"
+    assert int(optimizer.rejected_steps) == 1
+    assert int(optimizer.failed_inversions) == 0
+
+
+def test_a_failed_inversion_raises_the_damping_and_is_tried_again():
+    optimizer = tf_kfgn.KFRA(damping=1e-3, damping_period=None, inverse_period=1, factor_period=50)
+    model = made(optimizer)
+    (first, second, third) = batches(3)
+    model.train_on_batch(*first)
+    state = optimizer._state._blocks[0]
+    good_factor, good_inverse = state.A.numpy(), state.A_inverse.numpy()
+    state.A.assign(-np.eye(len(good_factor)))
+    model.train_on_batch(*second)
+    assert int(optimizer.failed_inversions) == 1
+    assert float(optimizer.damping) == pytest.approx(2e-3)
+    np.testing.assert_array_equal(state.A_inverse.numpy(), good_inverse)
+    assert all(np.all(np.isfinite(w)) for w in joint_weights(model))
+    state.A.assign(good_factor)
+    model.train_on_batch(*third)
+    assert int(optimizer.failed_inversions) == 1
+    assert not np.array_equal(state.A_inverse.numpy(), good_inverse)
+    assert int(optimizer.rejected_steps) == 0
+
+
+def test_an_objective_that_is_not_finite_takes_the_step_back():
+    optimizer = tf_kfgn.KFRA(damping=0.1, damping_period=1)
+    model = made(optimizer)
+    [(x, y)] = batches(1)
+    before = joint_weights(model)
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    with tf_kfgn.CurvatureTape() as tape:
+        outputs = model(x)
+        value = loss(y, outputs)
+        tape.watch_loss(loss, y, outputs)
+    gradients = tape.gradient(value, model.trainable_variables)
+    optimizer.apply_gradients(
+        zip(gradients, model.trainable_variables, strict=True),
+        tape=tape,
+        objective=lambda: tf.constant(np.nan, tf.float64),
+        loss=value,
+    )
+    for actual, expected in zip(joint_weights(model), before, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+    assert int(optimizer.rejected_steps) == 1
+    assert float(optimizer.damping) == pytest.approx(0.2)
+
+
+# A loop of one's own
+
+
+def own_step(model, optimizer, x, y, **arguments):
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    with tf_kfgn.CurvatureTape() as tape:
+        outputs = model(x, training=True)
+        value = loss(y, outputs)
+        tape.watch_loss(loss, y, outputs)
+
+    def objective():
+        with tape.replaying():
+            return tape.loss_of(model(x, training=True))
+
+    gradients = tape.gradient(value, model.trainable_variables)
+    optimizer.apply_gradients(
+        zip(gradients, model.trainable_variables, strict=True),
+        tape=tape,
+        objective=objective,
+        **arguments,
+    )
+
+
+def test_a_loop_of_ones_own_equals_fit():
+    fitted = made(tf_kfgn.KFRA(**SETTINGS))
+    looped, optimizer = made("sgd"), tf_kfgn.KFRA(**SETTINGS)
+    for x, y in batches(6):
+        fitted.train_on_batch(x, y)
+        own_step(looped, optimizer, tf.constant(x), y)
+    for actual, expected in zip(joint_weights(looped), joint_weights(fitted), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+def test_without_an_objective_the_damping_stays():
+    model, optimizer = made("sgd"), tf_kfgn.KFRA(damping=0.5, damping_period=1)
+    [(x, y)] = batches(1)
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    with tf_kfgn.CurvatureTape() as tape:
+        outputs = model(x)
+        value = loss(y, outputs)
+        tape.watch_loss(loss, y, outputs)
+    gradients = tape.gradient(value, model.trainable_variables)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True), tape=tape)
+    assert float(optimizer.damping) == 0.5
+
+
+def test_without_a_tape_the_old_curvature_gives_a_fixed_step():
+    model, optimizer = made("sgd"), tf_kfgn.KFRA()
+    [(x, y)] = batches(1)
+    own_step(model, optimizer, x, y)
+    alpha, inverses = float(optimizer.step_size), optimizer._state._blocks[0]
+    with tf.GradientTape() as tape:
+        value = tf.reduce_mean((model(x) - y) ** 2)
+    gradients = tape.gradient(value, model.trainable_variables)
+    before = joint_weights(model)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    gradient = np.vstack([gradients[0], gradients[1]])
+    expected = -alpha * inverses.A_inverse.numpy() @ gradient @ inverses.G_inverse.numpy()
+    np.testing.assert_allclose(joint_weights(model)[0] - before[0], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_without_a_tape_and_curvature_it_says_what_to_do(graph):
+    model, optimizer = made("sgd"), tf_kfgn.KFRA()
+    optimizer.build(model.trainable_variables)
+    gradients = [tf.ones_like(variable) for variable in model.trainable_variables]
+
+    def step():
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+
+    with pytest.raises(ValueError, match=r"CurvatureTape.*enable_curvature"):
+        (tf.function(step) if graph else step)()
+
+
+def test_a_layer_that_the_tape_has_not_seen_is_named():
+    model, optimizer = made("sgd"), tf_kfgn.KFLR()
+    [(x, y)] = batches(1)
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    hidden = model.layers[0](x)
+    with tf_kfgn.CurvatureTape() as tape:
+        outputs = model.layers[2](model.layers[1](hidden))
+        value = loss(y, outputs)
+        tape.watch_loss(loss, y, outputs)
+    optimizer.build(model.trainable_variables)
+    gradients = tape.gradient(
+        value, [v.value for v in model.trainable_variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    with pytest.raises(ValueError, match=model.layers[0].name):
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True), tape=tape)
