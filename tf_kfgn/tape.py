@@ -87,9 +87,7 @@ class CurvatureTape(tf.GradientTape):
         if all(model is not known for known in self._models):
             self._models.append(model)
 
-    def watch_loss(
-        self, loss: Any, y: Any, outputs: Any, sample_weight: Any = None
-    ) -> None:
+    def watch_loss(self, loss: Any, y: Any, outputs: Any, sample_weight: Any = None) -> None:
         """Watch the curvature of a loss with respect to the outputs of the recorded pass.
 
         Args:
@@ -235,12 +233,13 @@ class CurvatureTape(tf.GradientTape):
     ) -> list[tf.Tensor]:
         # Keras' variables have no TensorFlow dtype, which zeros for an unconnected one need.
         values = [getattr(variable, "value", variable) for variable in variables]
-        return self.gradient(
+        products = self.gradient(
             outputs,
             values,
             output_gradients=cotangents,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        return [tf.convert_to_tensor(product) for product in products]  # an embedding has slices
 
     # The same batch again
 

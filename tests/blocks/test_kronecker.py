@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from brute_force import allclose, wrong
 
 from tf_kfgn.blocks import collection, kronecker
 from tf_kfgn.blocks.kronecker import KroneckerState
 from tf_kfgn.blocks.parameters import ParameterBlock
 from tf_kfgn.layers.parameters import WeightMatrix
 
-IN, OUT, TAU = 4, 3, 0.1
+IN, OUT = 4, 3
+TAU = tf.constant(0.1, tf.float64)
 
 
 def positive(size, seed):
@@ -20,12 +22,15 @@ def positive(size, seed):
 
 
 def fresh(A, G):
-    return KroneckerState(
-        tf.constant(A),
-        tf.constant(G),
-        tf.eye(len(A), dtype=tf.float64),
-        tf.eye(len(G), dtype=tf.float64),
-    )
+    eyes = (tf.eye(len(A), dtype=tf.float64), tf.eye(len(G), dtype=tf.float64))
+    return KroneckerState(tf.constant(A), tf.constant(G), *eyes)
+
+
+def damped(state, tau=TAU):
+    """The damped factors, by the formula of DESIGN.md."""
+    A, G = np.array(state.A), np.array(state.G)
+    pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
+    return A + pi * np.sqrt(tau) * np.eye(len(A)), G + np.sqrt(tau) / pi * np.eye(len(G))
 
 
 @pytest.fixture
@@ -33,47 +38,89 @@ def state():
     return fresh(positive(IN, 0), 5 * positive(OUT, 1))
 
 
-def test_average_mixes_with_the_decay(state):
+@pytest.mark.parametrize("decay", [0.0, 0.9, 1.0])
+def test_average_mixes_with_the_decay(state, decay):
     A, G = positive(IN, 2), positive(OUT, 3)
-    mixed = kronecker.average(state, A, G, tf.constant(0.9, tf.float64))
-    np.testing.assert_allclose(mixed.A, 0.9 * state.A + 0.1 * A, rtol=1e-12)
-    np.testing.assert_allclose(mixed.G, 0.9 * state.G + 0.1 * G, rtol=1e-12)
+    mixed = kronecker.average(state, tf.constant(A), tf.constant(G), tf.constant(decay))
+    decay = np.float32(decay)
+    allclose(mixed.A, decay * state.A + (1 - np.float64(decay)) * A)
+    allclose(mixed.G, decay * state.G + (1 - np.float64(decay)) * G)
+    assert wrong(mixed.A, (1 - np.float64(decay)) * state.A + decay * A)
+    np.testing.assert_array_equal(mixed.A_inverse, state.A_inverse)
+
+
+def test_averages_keep_their_type():
+    state = KroneckerState(*(tf.eye(size) for size in (IN, OUT, IN, OUT)))
+    mixed = kronecker.average(state, positive(IN, 0), positive(OUT, 1), tf.constant(0.5))
+    assert {tensor.dtype for tensor in mixed} == {tf.float32}
 
 
 def test_scale_ratio_balances_the_mean_diagonals(state):
     pi = kronecker.scale_ratio(state.A, state.G)
     expected = np.sqrt((np.trace(state.A) / IN) / (np.trace(state.G) / OUT))
-    np.testing.assert_allclose(pi, expected, rtol=1e-12)
-    assert kronecker.scale_ratio(tf.zeros_like(state.A), state.G) == 1
+    allclose(pi, expected)
+    assert wrong(np.sqrt(np.trace(state.A) / np.trace(state.G)), expected)  # not of the traces
+    allclose(kronecker.scale_ratio(16 * state.A, state.G), 4 * expected)
+    for A, G in [
+        (tf.zeros_like(state.A), state.G),
+        (state.A, tf.zeros_like(state.G)),
+        (-state.A, state.G),
+        (state.A * np.nan, state.G),
+    ]:
+        assert kronecker.scale_ratio(A, G) == 1
+
+
+@pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+def test_inverses_are_those_of_the_damped_factors(state, jit):
+    inverted, good = tf.function(kronecker.invert, jit_compile=jit)(state, TAU)
+    assert good
+    A, G = damped(state)
+    allclose(inverted.A_inverse, np.linalg.inv(A))
+    allclose(inverted.G_inverse, np.linalg.inv(G))
+    assert wrong(inverted.A_inverse, np.linalg.inv(damped(state, 0.2)[0]))
+    np.testing.assert_array_equal(inverted.A, state.A)
 
 
 def test_precondition_solves_the_damped_block(state):
-    inverted, good = kronecker.invert(state, tf.constant(TAU, tf.float64))
-    assert good
-    pi = np.sqrt((np.trace(state.A) / IN) / (np.trace(state.G) / OUT))
-    dense = np.kron(
-        state.A + pi * np.sqrt(TAU) * np.eye(IN), state.G + np.sqrt(TAU) / pi * np.eye(OUT)
-    )
+    inverted, _ = kronecker.invert(state, TAU)
     gradient = np.random.default_rng(4).normal(size=(IN, OUT))
-    expected = np.linalg.solve(dense, gradient.ravel()).reshape(IN, OUT)
     actual = kronecker.precondition(inverted, tf.constant(gradient))
-    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+    expected = np.linalg.solve(np.kron(*damped(state)), gradient.ravel()).reshape(IN, OUT)
+    allclose(actual, expected)
     undamped = np.linalg.solve(np.kron(state.A, state.G), gradient.ravel()).reshape(IN, OUT)
-    assert not np.allclose(actual, undamped, rtol=1e-2)
+    assert wrong(actual, undamped)
+    # Factored damping is not that of the block as a whole.
+    exact = np.kron(state.A, state.G) + float(TAU) * np.eye(IN * OUT)
+    assert wrong(actual, np.linalg.solve(exact, gradient.ravel()).reshape(IN, OUT))
+
+
+def test_precondition_keeps_the_type_of_the_gradient(state):
+    gradient = tf.ones((IN, OUT), tf.float16)
+    assert kronecker.precondition(state, gradient).dtype == tf.float16
+
+
+def test_before_the_first_inversion_a_gradient_stays_what_it_is(state):
+    gradient = tf.ones((IN, OUT), tf.float64)
+    np.testing.assert_array_equal(kronecker.precondition(state, gradient), gradient)
 
 
 BAD = {
-    "indefinite": -np.eye(IN),
-    "not a number": np.full((IN, IN), np.nan),
-    "infinite": np.full((IN, IN), np.inf),
+    "indefinite": lambda size: -np.eye(size),
+    "not a number": lambda size: np.full((size, size), np.nan),
+    "one entry not a number": lambda size: np.where(
+        np.arange(size * size).reshape(size, size) == size, np.nan, np.eye(size)
+    ),
+    "infinite": lambda size: np.full((size, size), np.inf),
 }
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("factor", ["A", "G"])
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_a_failed_factorisation_keeps_the_last_good_inverses(state, bad, jit):
-    good_state, _ = kronecker.invert(state, tf.constant(TAU, tf.float64))
-    broken = good_state._replace(A=tf.constant(bad))
+def test_a_failed_factorisation_keeps_the_last_good_inverses(state, bad, factor, jit):
+    good_state, _ = kronecker.invert(state, TAU)
+    size = IN if factor == "A" else OUT
+    broken = good_state._replace(**{factor: tf.constant(bad(size))})
     invert = tf.function(kronecker.invert, jit_compile=jit)
     kept, good = invert(broken, tf.constant(1e-12, tf.float64))
     assert not good
@@ -81,37 +128,70 @@ def test_a_failed_factorisation_keeps_the_last_good_inverses(state, bad, jit):
     np.testing.assert_array_equal(kept.G_inverse, good_state.G_inverse)
 
 
-def test_factors_that_are_not_finite_enter_no_block(state):
+def test_enough_damping_inverts_an_indefinite_factor():
+    state = fresh(np.diag([3.0, 3.0, 3.0, -1.0]), np.eye(OUT))
+    assert not kronecker.invert(state, tf.constant(1e-3, tf.float64))[1]
+    inverted, good = kronecker.invert(state, tf.constant(4.0, tf.float64))
+    assert good
+    allclose(inverted.A_inverse, np.linalg.inv(damped(state, 4.0)[0]))
+
+
+def test_cholesky_inverse_is_the_inverse_of_positive_definite_matrices_only():
+    A = positive(IN, 0)
+    allclose(kronecker.cholesky_inverse(tf.constant(A)), np.linalg.inv(A))
+    assert not kronecker.is_finite(kronecker.cholesky_inverse(tf.constant(-A)))
+    assert kronecker.is_finite(tf.constant(A))
+
+
+# All blocks at once
+
+
+def test_averages_of_all_blocks_mix(state):
+    others = [positive(IN, 7), positive(OUT, 8)]
+    [mixed, same], finite = collection.average([state, state], [others, state[:2]], TAU)
+    assert finite
+    allclose(mixed.A, 0.1 * state.A + 0.9 * others[0])
+    allclose(same.A, state.A)
+
+
+@pytest.mark.parametrize("broken", [0, 1], ids=["A", "G"])
+def test_factors_that_are_not_finite_enter_no_block(state, broken):
     other = fresh(positive(2, 5), positive(2, 6))
-    new = [(positive(IN, 7), positive(OUT, 8)), (positive(2, 9), np.full((2, 2), np.nan))]
-    states, accepted = collection.average([state, other], new, tf.constant(0.5, tf.float64))
-    assert not accepted
+    new = [[positive(IN, 7), positive(OUT, 8)], [positive(2, 9), positive(2, 10)]]
+    new[1][broken] = np.full((2, 2), np.nan)
+    states, finite = collection.average([state, other], new, TAU)
+    assert not finite
     for before, after in zip([state, other], states, strict=True):
         np.testing.assert_array_equal(after.A, before.A)
         np.testing.assert_array_equal(after.G, before.G)
-    new[1] = (new[1][0], positive(2, 10))
-    states, accepted = collection.average([state, other], new, tf.constant(0.5, tf.float64))
-    assert accepted
-    assert not np.allclose(states[0].A, state.A)
 
 
-def test_inverting_counts_the_blocks_that_fail(state):
+def test_inverting_counts_the_blocks_that_fail_and_inverts_the_others(state):
     broken = state._replace(G=tf.constant(np.full((OUT, OUT), np.nan)))
-    damping = tf.constant(TAU, tf.float64)
-    states, failures = collection.invert([state, broken, broken], [damping] * 3)
+    states, failures = collection.invert([state, broken, broken, state], [TAU, TAU, TAU, 2 * TAU])
     assert failures == 2
-    assert not np.allclose(states[0].A_inverse, np.eye(IN))
-    np.testing.assert_array_equal(states[1].A_inverse, np.eye(IN))
+    allclose(states[0].A_inverse, np.linalg.inv(damped(state)[0]))
+    allclose(states[3].A_inverse, np.linalg.inv(damped(state, 2 * TAU)[0]))
+    for failed in states[1:3]:
+        np.testing.assert_array_equal(failed.A_inverse, np.eye(IN))
+    assert all(kronecker.is_finite(s.A_inverse) & kronecker.is_finite(s.G_inverse) for s in states)
 
 
 def test_the_collection_preconditions_kernel_and_bias_together(state):
-    inverted, _ = kronecker.invert(state, tf.constant(TAU, tf.float64))
-    block = ParameterBlock(WeightMatrix("layer", IN - 1, OUT), (1, 0))
+    other = fresh(positive(2, 5), positive(1, 6))
+    states, _ = collection.invert([state, other], [TAU, TAU])
+    blocks = [
+        ParameterBlock(WeightMatrix("first", IN - 1, OUT), (2, 0)),
+        ParameterBlock(WeightMatrix("second", 2, 1), (1,)),
+    ]
     generator = np.random.default_rng(0)
     bias, kernel = generator.normal(size=OUT), generator.normal(size=(IN - 1, OUT))
-    result = collection.precondition(
-        [block], [inverted], [tf.constant(bias), tf.constant(kernel)]
-    )
-    joint = kronecker.precondition(inverted, tf.constant(np.vstack([kernel, bias])))
-    np.testing.assert_array_equal(result[1], joint[:-1])
-    np.testing.assert_array_equal(result[0], joint[-1])
+    tensors = [tf.constant(t) for t in (bias, generator.normal(size=(2, 1)), kernel)]
+    result = collection.precondition(blocks, states, tensors)
+    joint = np.vstack([kernel, bias])
+    expected = np.linalg.solve(np.kron(*damped(state)), joint.ravel()).reshape(IN, OUT)
+    allclose(result[2], expected[:-1])
+    allclose(result[0], expected[-1])
+    allclose(result[1], np.linalg.solve(np.kron(*damped(other)), np.ravel(tensors[1]))[:, None])
+    apart = np.linalg.solve(damped(state)[0][:-1, :-1], kernel) @ np.linalg.inv(damped(state)[1])
+    assert wrong(result[2], apart)  # without the bias the kernel's step is another one

@@ -8,8 +8,9 @@ import pytest
 import tensorflow as tf
 from problems import mlp
 
+import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.blocks.parameters import Layout, find_blocks, l2_coefficient
+from tf_kfgn.blocks.parameters import Layout, ParameterBlock, find_blocks, l2_coefficient
 from tf_kfgn.layers.parameters import WeightMatrix, mark_of, remove_marks
 
 
@@ -18,14 +19,45 @@ def built(layer, width=4):
     return layer
 
 
-def test_join_and_split_are_inverse():
+# Joint matrices
+
+
+def test_join_stacks_rows_of_the_kernel_and_the_bias():
+    kernel, bias = np.arange(12.0).reshape(2, 2, 1, 3), np.arange(3.0)
+    joint = WeightMatrix("conv", 4, 3).join([tf.constant(kernel), tf.constant(bias)])
+    np.testing.assert_array_equal(joint, np.vstack([kernel.reshape(4, 3), bias]))
+
+
+@pytest.mark.parametrize("shapes", [[(2, 2, 3, 5), (5,)], [(12, 5), (5,)], [(12, 5)]])
+def test_split_is_the_inverse_of_join(shapes):
     matrix = WeightMatrix("conv", 12, 5)
-    kernel, bias = tf.random.normal((2, 2, 3, 5)), tf.random.normal((5,))
-    joint = matrix.join([kernel, bias])
-    assert joint.shape == (13, 5)
-    again = matrix.split(joint, [kernel.shape, bias.shape])
-    np.testing.assert_array_equal(again[0], kernel)
-    np.testing.assert_array_equal(again[1], bias)
+    tensors = [tf.random.normal(shape) for shape in shapes]
+    joint = matrix.join(tensors)
+    assert joint.shape == (11 + len(shapes), 5)
+    for again, tensor in zip(matrix.split(joint, shapes), tensors, strict=True):
+        np.testing.assert_array_equal(again, tensor)
+        assert again.shape == tensor.shape
+
+
+def test_a_block_joins_and_splits_by_position():
+    block = ParameterBlock(WeightMatrix("layer", 2, 3), (3, 1))
+    tensors = [tf.zeros(9), tf.constant([1.0, 2.0, 3.0]), tf.zeros(9), tf.ones((2, 3))]
+    joint = block.join(tensors)
+    np.testing.assert_array_equal(joint, [[1, 1, 1], [1, 1, 1], [1, 2, 3]])
+    pieces = block.split(joint, tensors)
+    assert list(pieces) == [3, 1]
+    np.testing.assert_array_equal(pieces[1], tensors[1])
+
+
+def test_a_joint_matrix_is_what_a_layer_multiplies_with():
+    dense = built(layers.Dense(3, dtype="float64", bias_initializer="uniform"))
+    [block] = find_blocks(dense.trainable_variables)
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    joint = block.join([variable.value for variable in dense.trainable_variables])
+    np.testing.assert_allclose(np.hstack([x, np.ones((5, 1))]) @ joint, dense(x), rtol=1e-12)
+
+
+# Marks and blocks
 
 
 def test_blocks_come_in_the_order_of_the_variables():
@@ -34,16 +66,40 @@ def test_blocks_come_in_the_order_of_the_variables():
     blocks = find_blocks(variables)
     assert [block.indices for block in blocks] == [(0,), (2, 1)]
     assert [(block.rows, block.columns) for block in blocks] == [(3, 2), (5, 3)]
+    assert [block.matrix.layer for block in blocks] == [second.name, first.name]
+
+
+def test_the_blocks_of_a_model_hold_every_variable_once():
+    model = tf_kfgn.enable_curvature(mlp([4, 3, 3, 2], "tanh"))
+    blocks = find_blocks(model.trainable_variables)
+    assert [block.indices for block in blocks] == [(0, 1), (2, 3), (4, 5)]
+    assert [block.matrix.layer for block in blocks] == [layer.name for layer in model.layers]
+    model.layers[1].trainable = False
+    assert [block.indices for block in find_blocks(model.trainable_variables)] == [(0, 1), (2, 3)]
+
+
+def test_layers_of_one_name_have_their_own_blocks():
+    same = [built(layers.Dense(3, name="twin")) for _ in range(2)]
+    variables = [same[0].kernel, same[1].kernel, same[1].bias, same[0].bias]
+    assert [block.indices for block in find_blocks(variables)] == [(0, 3), (1, 2)]
+
+
+def test_a_frozen_bias_leaves_a_block_of_the_kernel():
+    dense = built(layers.Dense(3))
+    dense.bias.trainable = False
+    [block] = find_blocks(dense.trainable_variables)
+    assert (block.rows, block.columns) == (4, 3)
 
 
 def test_variables_without_marks_say_what_to_call():
-    with pytest.raises(ValueError, match=r"enable_curvature\(model\)"):
-        find_blocks(mlp([4, 3], None).trainable_variables)
+    for variables in (mlp([4, 3], None).trainable_variables, []):
+        with pytest.raises(ValueError, match=r"enable_curvature\(model\)"):
+            find_blocks(variables)
 
 
-def test_a_variable_without_a_block_is_named():
+def test_each_variable_without_a_block_is_named():
     norm = built(keras.layers.BatchNormalization(name="norm"))
-    with pytest.raises(ValueError, match="norm/gamma"):
+    with pytest.raises(ValueError, match=r"norm/gamma.*norm/beta.*trainable = False"):
         find_blocks([*built(layers.Dense(3)).trainable_variables, *norm.trainable_variables])
 
 
@@ -53,31 +109,60 @@ def test_a_bias_without_its_kernel_has_no_block():
         find_blocks([dense.bias, other.kernel, other.bias])
 
 
-def test_removed_marks_leave_nothing():
+def test_marks_come_with_building_and_enabling_and_go_with_disabling():
     dense = built(layers.Dense(3))
-    before = set(vars(built(keras.layers.Dense(3)).kernel))
     assert mark_of(dense.kernel).is_kernel
-    remove_marks(dense.variables)
-    assert mark_of(dense.kernel) is None
-    assert set(vars(dense.kernel)) == before
+    assert not mark_of(dense.bias).is_kernel
+    assert mark_of(dense.kernel).matrix is mark_of(dense.bias).matrix
+
+    model = mlp([4, 3], None)
+    kernel, bias = model.trainable_variables
+    before = set(vars(kernel))
+    assert mark_of(kernel) is None
+    tf_kfgn.enable_curvature(model)
+    assert (mark_of(kernel).matrix.in_features, mark_of(kernel).matrix.out_features) == (4, 3)
+    assert mark_of(bias).matrix is mark_of(kernel).matrix
+    tf_kfgn.disable_curvature(model)
+    assert mark_of(kernel) is None
+    assert set(vars(kernel)) == before
+
+
+def test_removing_marks_twice_does_no_harm():
+    dense = built(layers.Dense(3))
+    for _ in range(2):
+        remove_marks(dense.variables)
+        assert mark_of(dense.kernel) is None
+
+
+# Regularisers
 
 
 @pytest.mark.parametrize(
-    ("regularizer", "eta"),
+    "regularizer",
     [
-        (None, 0.0),
-        (keras.regularizers.L2(0.01), 0.02),
-        (keras.regularizers.L1L2(0.5, 0.03), 0.06),
-        (keras.regularizers.L1(0.5), 0.0),
+        None,
+        keras.regularizers.L2(0.01),
+        "l2",
+        keras.regularizers.L1L2(0.5, 0.03),
+        keras.regularizers.L1(0.5),
     ],
 )
-def test_l2_is_its_second_derivative(regularizer, eta):
+def test_l2_is_the_second_derivative_of_the_regulariser(regularizer):
     kernel = built(layers.Dense(3, kernel_regularizer=regularizer)).kernel
-    assert l2_coefficient(kernel) == pytest.approx(eta, rel=1e-6)
+    with tf.GradientTape() as outer, tf.GradientTape() as inner:
+        value = tf.constant(2.0)
+        outer.watch(value)
+        inner.watch(value)
+        loss = kernel.regularizer(value) if kernel.regularizer else 0.0 * value
+        gradient = inner.gradient(loss, value)
+    second = outer.gradient(gradient, value, unconnected_gradients="zero")
+    np.testing.assert_allclose(l2_coefficient(kernel), second, rtol=1e-6)
 
 
 def test_ridges_add_damping_and_l2():
     dense = built(layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.01)))
-    layout = Layout.of(dense.trainable_variables)
-    np.testing.assert_allclose(layout.ridges(tf.constant(0.5)), [0.52, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(layout.block_ridges(tf.constant(0.5)), [0.52], rtol=1e-6)
+    other = built(layers.Dense(2, bias_regularizer=keras.regularizers.L2(0.1)), 3)
+    layout = Layout.of([*other.trainable_variables, *dense.trainable_variables])
+    damping = tf.constant(0.5)
+    np.testing.assert_allclose(layout.ridges(damping), [0.5, 0.7, 0.52, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(layout.block_ridges(damping), [0.5, 0.52], rtol=1e-6)

@@ -27,8 +27,7 @@ def average(
         The new states, and whether the factors were finite.
     """
     mixed = [
-        kronecker.average(state, A, G, decay)
-        for state, (A, G) in zip(states, factors, strict=True)
+        kronecker.average(state, A, G, decay) for state, (A, G) in zip(states, factors, strict=True)
     ]
     finite = tf.reduce_all([kronecker.is_finite(t) for state in mixed for t in (state.A, state.G)])
     chosen = [

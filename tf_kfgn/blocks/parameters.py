@@ -91,7 +91,7 @@ def find_blocks(variables: Sequence[Any]) -> list[ParameterBlock]:
     blocks = []
     for indices in members.values():
         mark = mark_of(variables[indices[0]])
-        if mark.is_kernel:
+        if mark is not None and mark.is_kernel:
             blocks.append(ParameterBlock(mark.matrix, tuple(indices)))
         else:
             uncovered += [variables[index] for index in indices]

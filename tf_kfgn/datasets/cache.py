@@ -4,52 +4,69 @@ from __future__ import annotations
 
 import os
 import pathlib
-import tempfile
+import uuid
 import warnings
-import zipfile
 from collections.abc import Callable
 
 import numpy as np
-
-_KEY = "images"
 
 
 def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
     """Where data sets are kept: `cache_dir`, or `datasets` in the folder that Keras uses."""
     if cache_dir is not None:
-        return pathlib.Path(cache_dir)
-    home = os.environ.get("KERAS_HOME")
-    return (pathlib.Path(home) if home else pathlib.Path.home() / ".keras") / "datasets"
+        return pathlib.Path(os.path.expanduser(cache_dir))
+    home = os.environ.get("KERAS_HOME") or os.path.join("~", ".keras")
+    return pathlib.Path(os.path.expanduser(home)) / "datasets"
 
 
-def load_or_make(path: pathlib.Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array in a file; if there is none, or it cannot be read, make it and write it there.
+def load_or_make(
+    path: pathlib.Path, make: Callable[[], np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray:
+    """The array in a file; if there is none, or it cannot be used, make it and write it there.
 
     A folder that cannot be written to costs a warning, not the data.
+
+    Args:
+        path: The `.npz` file.
+        make: Makes the array, of dtype uint8.
+        shape: The array's shape. A file that holds anything else counts as damaged.
+
+    Returns:
+        The array, the same whether it was made or read.
     """
     try:
-        with np.load(path) as arrays:
-            return arrays[_KEY]
-    except FileNotFoundError:
+        return _read(path, shape)
+    except (FileNotFoundError, NotADirectoryError):
         pass
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        warnings.warn(f"{path} is damaged and is made anew: {error}", stacklevel=3)
-    array = make()
+    except Exception as error:  # a damaged archive raises nearly anything, down to zlib.error
+        warnings.warn(f"{path} cannot be used and is made anew: {error}", stacklevel=3)
+    images = make()
     try:
-        _write_whole(path, array)
+        _write_whole(path, images)
     except OSError as error:
-        warnings.warn(f"Could not keep the data set in {path}: {error}", stacklevel=3)
-    return array
+        warnings.warn(
+            f"The data set could not be kept in {path} and is generated at every load: {error}. "
+            "Pass a `cache_dir` that can be written to.",
+            stacklevel=3,
+        )
+    return images
 
 
-def _write_whole(path: pathlib.Path, array: np.ndarray) -> None:
+def _read(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
+    with np.load(path) as arrays:
+        images = arrays["images"]
+    if images.shape != shape or images.dtype != np.uint8:
+        raise ValueError(f"expected uint8 of shape {shape}, got {images.dtype} of {images.shape}")
+    return images
+
+
+def _write_whole(path: pathlib.Path, images: np.ndarray) -> None:
     """Write beside the file and rename, so that no reader ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            np.savez_compressed(stream, **{_KEY: array})
+        with partial.open("xb") as stream:
+            np.savez_compressed(stream, images=images)
         os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    finally:
+        partial.unlink(missing_ok=True)

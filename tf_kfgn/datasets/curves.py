@@ -8,6 +8,7 @@ reconstruction errors are not those of published tables.
 
 from __future__ import annotations
 
+import numbers
 import os
 import pathlib
 
@@ -21,6 +22,7 @@ _PEN_RADIUS = 0.9  # pixels from the middle of the stroke to half ink
 _SEGMENTS = 24  # of the polyline that stands for a curve
 _CHUNK = 16  # images drawn at once: small enough for the processor's cache
 _VERSION = 1  # of the generator: part of the name of the cached file
+_ADVICE = "Pass the original digs3pts_1.mat, or leave `path` out to generate curves."
 
 
 def load_data(
@@ -42,11 +44,13 @@ def load_data(
         seed: Seed of the generator, a non-negative integer.
         train_size: Number of training images.
         test_size: Number of test images.
-        cache_dir: Folder for the generated set. Defaults to `datasets` in Keras' own folder,
-            `KERAS_HOME` or `~/.keras`.
+        cache_dir: Folder for the generated set, kept with 8 bits a pixel (3 MB at the default
+            sizes). Defaults to `datasets` in Keras' own folder, `KERAS_HOME` or `~/.keras`. If
+            it cannot be written to, a warning says so and the set is returned all the same.
 
     Returns:
-        `(x_train, x_test)`: float32 arrays of shape `(images, 784)`, ink from 0 to 1.
+        `(x_train, x_test)`: float32 arrays of shape `(images, 784)`, ink from 0 to 1. The
+        numbers are the same whether the set was generated or read from the cache.
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
@@ -60,44 +64,60 @@ def load_data(
         ("test_size", test_size, 1),
         ("seed", seed, 0),
     ):
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
             raise ValueError(f"`{name}` must be an integer >= {least}, received {value!r}.")
+    # NumPy's narrow integers would overflow in the sum of the sizes.
+    seed, train_size, test_size = int(seed), int(train_size), int(test_size)
     name = f"curves-v{_VERSION}-seed{seed}-{train_size}-{test_size}.npz"
     images = cache.load_or_make(
         cache.folder(cache_dir) / name,
         lambda: _draw(_random_points(np.random.default_rng(seed), train_size + test_size)),
+        shape=(train_size + test_size, _SIDE * _SIDE),
     )
     pixels = images.astype(np.float32) / np.float32(255)
     return pixels[:train_size], pixels[train_size:]
 
 
 def _read_original(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {path}. Pass the original digs3pts_1.mat, or leave `path` out to "
+            "generate curves."
+        )
     try:
         import scipy.io
     except ImportError as error:
         raise ImportError(
-            "Reading a .mat file needs scipy: pip install 'tf_kfgn[examples]'."
+            f"Reading {path} needs scipy: `pip install tf_kfgn[examples]`."
         ) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} with the original curves.")
     try:
         arrays = scipy.io.loadmat(path, variable_names=["bdata", "bdatatest"])
     except Exception as error:  # scipy raises many kinds for a file that is not what it says
-        raise ValueError(f"{path} is not a MATLAB file that scipy can read: {error}") from error
+        raise ValueError(
+            f"{path} is not a MATLAB file that scipy can read ({error}). {_ADVICE}"
+        ) from error
     return _check_rows(arrays, "bdata", path), _check_rows(arrays, "bdatatest", path)
 
 
 def _check_rows(arrays: dict[str, np.ndarray], key: str, path: pathlib.Path) -> np.ndarray:
     if key not in arrays:
-        raise ValueError(f"{path} has no array {key!r}. Pass the original digs3pts_1.mat.")
-    rows = np.asarray(arrays[key], np.float32)
-    if rows.ndim != 2 or rows.shape[1] != _SIDE * _SIDE:
-        raise ValueError(f"{key!r} in {path} must have shape (images, 784), has {rows.shape}.")
-    if not (rows.min() >= 0 and rows.max() <= 1):
+        raise ValueError(f"{path} has no array {key!r}. {_ADVICE}")
+    array = arrays[key]
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
+        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
         raise ValueError(
-            f"{key!r} in {path} must hold ink from 0 to 1, holds {rows.min()} to {rows.max()}."
+            f"{key!r} in {path} must be a dense array of real numbers, is of type {kind}. {_ADVICE}"
         )
-    return rows
+    if array.ndim != 2 or array.shape[1] != _SIDE * _SIDE or not len(array):
+        raise ValueError(
+            f"{key!r} in {path} must have shape (images, 784), has {array.shape}. {_ADVICE}"
+        )
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 1):  # also where there are NaNs
+        raise ValueError(
+            f"{key!r} in {path} must hold ink from 0 to 1, holds {low} to {high}. {_ADVICE}"
+        )
+    return array.astype(np.float32)
 
 
 def _random_points(generator: np.random.Generator, count: int) -> np.ndarray:

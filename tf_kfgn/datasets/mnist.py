@@ -11,6 +11,8 @@ import numpy as np
 from tf_kfgn.datasets.idx import read_idx
 
 _STEMS = ("train", "t10k")
+_IMAGE = (28, 28)
+_LABEL = ()
 
 
 def load_data(
@@ -35,7 +37,7 @@ def load_data(
     if data_dir is None:
         (train, _), (test, _) = _download()
     else:
-        train, test = (_read(data_dir, f"{stem}-images", 3) for stem in _STEMS)
+        train, test = (_read(data_dir, f"{stem}-images", _IMAGE) for stem in _STEMS)
     return _rows(train), _rows(test)
 
 
@@ -59,7 +61,7 @@ def load_labels(
     if data_dir is None:
         (_, train), (_, test) = _download()
     else:
-        train, test = (_read(data_dir, f"{stem}-labels", 1) for stem in _STEMS)
+        train, test = (_read(data_dir, f"{stem}-labels", _LABEL) for stem in _STEMS)
     return train.astype(np.int64), test.astype(np.int64)
 
 
@@ -75,20 +77,24 @@ def _download() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
         ) from error
 
 
-def _read(data_dir: str | os.PathLike[str], kind: str, rank: int) -> np.ndarray:
-    folder = pathlib.Path(data_dir)
-    stem = f"{kind}-idx{rank}-ubyte"
-    names = [f"{name}{suffix}" for suffix in ("", ".gz") for name in (stem, f"{kind}.idx{rank}-ubyte")]
-    for name in names:
+def _read(
+    data_dir: str | os.PathLike[str], kind: str, example_shape: tuple[int, ...]
+) -> np.ndarray:
+    folder, rank = pathlib.Path(data_dir), 1 + len(example_shape)
+    stem, old_stem = f"{kind}-idx{rank}-ubyte", f"{kind}.idx{rank}-ubyte"
+    for name in (stem, f"{stem}.gz", old_stem, f"{old_stem}.gz"):
         if (folder / name).is_file():
             array = read_idx(folder / name)
-            if array.ndim != rank or array.dtype != np.uint8:
+            if array.ndim != rank or array.shape[1:] != example_shape or array.dtype != np.uint8:
+                expected = ", ".join(map(str, ("examples", *example_shape)))
                 raise ValueError(
-                    f"{folder / name} must hold bytes with {rank} axes, holds {array.dtype} of "
-                    f"shape {array.shape}."
+                    f"{folder / name} must hold uint8 of shape ({expected}), holds {array.dtype} "
+                    f"of shape {array.shape}. Pass a folder with a data set in MNIST's format."
                 )
             return array
-    raise FileNotFoundError(f"{folder} has no file {stem} or {stem}.gz.")
+    raise FileNotFoundError(
+        f"{folder} has no file {stem} or {stem}.gz. Pass a folder with MNIST's four IDX files."
+    )
 
 
 def _rows(images: np.ndarray) -> np.ndarray:

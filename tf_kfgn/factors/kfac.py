@@ -28,10 +28,9 @@ class KFACEstimator(CotangentEstimator):
             ValueError: If `num_samples` is not a positive integer.
         """
         super().__init__(approximation)
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(
-                f"`num_samples` must be a positive integer, received {num_samples!r}."
-            )
+        whole = isinstance(num_samples, int) and not isinstance(num_samples, bool)
+        if not whole or num_samples < 1:
+            raise ValueError(f"`num_samples` must be a positive integer, received {num_samples!r}.")
         self.num_samples = num_samples
 
     def output_factors(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_kfgn.factors.estimator import CotangentEstimator, Uses
+from tf_kfgn.factors.estimator import CotangentEstimator, Uses, factor_dtype
+from tf_kfgn.losses import Likelihood
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -24,15 +25,17 @@ class KFLREstimator(CotangentEstimator):
         for likelihood in tape.likelihoods:
 
             def add_column(
-                index: tf.Tensor, *sums: tf.Tensor, likelihood=likelihood
+                index: tf.Tensor, *sums: tf.Tensor, likelihood: Likelihood = likelihood
             ) -> tuple[tf.Tensor, ...]:
                 new = self.factors_of_column(
                     tape, uses, likelihood.outputs, likelihood.column(index)
                 )
                 return (index + 1, *(a + b for a, b in zip(sums, new, strict=True)))
 
-            widths = [operations[0].out_features for operations in uses.values()]
-            zeros = [tf.zeros((width, width), likelihood.outputs.dtype) for width in widths]
+            zeros = [
+                tf.zeros([operation.out_features] * 2, factor_dtype(operation.output))
+                for operation, *_ in uses.values()
+            ]
             _, *sums = tf.while_loop(
                 lambda index, *_, likelihood=likelihood: index < likelihood.num_columns,
                 add_column,
@@ -41,4 +44,3 @@ class KFLREstimator(CotangentEstimator):
             )
             totals = [total + new for total, new in zip(totals, sums, strict=True)]
         return dict(zip(uses, totals, strict=True))
-

@@ -8,6 +8,7 @@ positions. For T = 1 both approximations are the same. Names after Eschenhagen e
 from __future__ import annotations
 
 import abc
+from typing import ClassVar
 
 import tensorflow as tf
 
@@ -15,7 +16,13 @@ from tf_kfgn.layers.operation import batch_size
 
 
 class WeightSharing(abc.ABC):
-    """Turns rows, and KFRA's averages, into Kronecker factors."""
+    """Turns rows, and KFRA's averages, into Kronecker factors.
+
+    Attributes:
+        separable: Whether several uses of a layer enter G each on its own.
+    """
+
+    separable: ClassVar[bool]
 
     @abc.abstractmethod
     def input_factor(self, rows: tf.Tensor) -> tf.Tensor:
@@ -32,6 +39,8 @@ class WeightSharing(abc.ABC):
 
 class Expand(WeightSharing):
     """Every position counts as an example: exact for a loss on each position of a linear layer."""
+
+    separable = True
 
     def input_factor(self, rows: tf.Tensor) -> tf.Tensor:
         """See `WeightSharing.input_factor`: `1/N sum_n sum_t a a^T`."""
@@ -51,6 +60,8 @@ class Expand(WeightSharing):
 
 class Reduce(WeightSharing):
     """Inputs are averaged and cotangents summed: exact for a layer before a global average."""
+
+    separable = False
 
     def input_factor(self, rows: tf.Tensor) -> tf.Tensor:
         """See `WeightSharing.input_factor`, after averaging a over t."""
@@ -78,8 +89,7 @@ def weight_sharing(approximation: str) -> WeightSharing:
     """
     if approximation not in _APPROXIMATIONS:
         raise ValueError(
-            f"`approximation` must be one of {sorted(_APPROXIMATIONS)}, received "
-            f"{approximation!r}."
+            f"`approximation` must be one of {sorted(_APPROXIMATIONS)}, received {approximation!r}."
         )
     return _APPROXIMATIONS[approximation]
 

@@ -34,7 +34,8 @@ def record_activation(
         return inputs
     outputs = activation(inputs)
     if outputs is not inputs and not isinstance(activation, Recording):
-        kind = ElementwiseOperation if activation in _ELEMENTWISE else Operation
+        elementwise = any(activation is known for known in _ELEMENTWISE)
+        kind = ElementwiseOperation if elementwise else Operation
         tape.record(kind(layer, inputs, outputs))
     return outputs
 

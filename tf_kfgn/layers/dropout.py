@@ -16,8 +16,10 @@ class Dropout(Recording, keras.layers.Dropout):
     def call(self, inputs: tf.Tensor, training: bool | None = False) -> tf.Tensor:
         """The stock computation; inside a tape it is recorded."""
         tape, replay = active_tape(), active_replay()
-        if replay is not None and training:
+        if replay is not None and training and self.rate > 0:
             return replay.repeat(self, inputs)
+        if tape is not None and training:
+            tape.watch(inputs)  # the mask is a derivative, also with respect to the model's input
         outputs = super().call(inputs, training=training)
         if tape is not None and outputs is not inputs:
             tape.record(ElementwiseOperation(self, inputs, outputs))

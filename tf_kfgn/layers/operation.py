@@ -59,8 +59,10 @@ class Operation:
             cotangent = tf.broadcast_to(
                 tf.reshape(vector, (1, *self.output.shape[1:])), tf.shape(self.output)
             )
-            product = tape.gradient(self.output, self.input, output_gradients=cotangent)
-            return tf.reshape(product, (-1, features))
+            product = tape.gradient(
+                self.output, self.input, output_gradients=tf.cast(cotangent, self.output.dtype)
+            )
+            return tf.cast(tf.reshape(product, (-1, features)), average.dtype)
 
         def add_column(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             unit = transposed(tf.one_hot(index, width, dtype=average.dtype))
@@ -73,7 +75,7 @@ class Operation:
             (tf.constant(0), tf.zeros((features, features), average.dtype)),
             parallel_iterations=1,
         )
-        return total / batch_size(self.input)
+        return total / tf.cast(tf.shape(self.input)[0], total.dtype)
 
 
 class ElementwiseOperation(Operation):
@@ -86,7 +88,7 @@ class ElementwiseOperation(Operation):
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
         """See `Operation.pull_back`: the average times, elementwise, `E[f' f'^T]`."""
         slopes = tf.reshape(self.derivative(tape), (-1, num_features(self.output)))
-        return average * second_moment(slopes)
+        return average * second_moment(tf.cast(slopes, average.dtype))
 
 
 class ReshapingOperation(Operation):
@@ -157,8 +159,5 @@ class Recording:
         """The Keras class that this class stands for."""
         position = cls.__mro__.index(Recording)
         return next(
-            base
-            for base in cls.__mro__[position + 1 :]
-            if issubclass(base, keras.layers.Layer)
+            base for base in cls.__mro__[position + 1 :] if issubclass(base, keras.layers.Layer)
         )
-

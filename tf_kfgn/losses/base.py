@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+
 class Likelihood(abc.ABC):
     """The curvature of one loss at one output of the model.
 
@@ -64,8 +65,18 @@ class Likelihood(abc.ABC):
 
     @property
     def positions(self) -> int:
-        """Number P of rows of one example."""
-        return int(self.outputs.shape[1:-1].num_elements())
+        """Number P of rows of one example.
+
+        Raises:
+            ValueError: If an axis of positions has no static length.
+        """
+        positions = self.outputs.shape[1:-1].num_elements()
+        if positions is None:
+            raise ValueError(
+                "Curvature needs static feature axes, but the outputs of the model have shape "
+                f"{self.outputs.shape}. Fix the shape in keras.Input."
+            )
+        return int(positions)
 
     @property
     def batch_size(self) -> tf.Tensor:

@@ -29,7 +29,8 @@ class Bernoulli(Likelihood):
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_sample`: the gradient for targets drawn from the model."""
         p = tf.sigmoid(self.outputs)
-        targets = random.uniform(tf.shape(p), seed, p.dtype) < p
+        uniform = random.uniform(tf.shape(p), seed, p.dtype)
+        targets = uniform < tf.cast(p, uniform.dtype)
         return (p - tf.cast(targets, p.dtype)) / math.sqrt(self.features)
 
     def mean_blocks(self) -> tf.Tensor:

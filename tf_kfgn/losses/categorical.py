@@ -34,7 +34,7 @@ class Categorical(Likelihood):
         dtype = self.outputs.dtype
         uniform = random.uniform(tf.shape(self.outputs), seed, dtype)
         gumbel = -tf.math.log(-tf.math.log(uniform))
-        drawn = tf.argmax(self.outputs + gumbel, axis=-1)
+        drawn = tf.argmax(tf.cast(self.outputs, gumbel.dtype) + gumbel, axis=-1)
         return tf.nn.softmax(self.outputs) - tf.one_hot(drawn, self.features, dtype=dtype)
 
     def mean_blocks(self) -> tf.Tensor:

@@ -22,11 +22,10 @@ def uniform(shape: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     Args:
         shape: Shape of the result.
         seed: Two integers.
-        dtype: A floating type, float32 or wider.
+        dtype: Type of what the numbers are for; float32 if that is narrower.
     """
-    integers = tf.random.stateless_uniform(
-        shape, seed, 0, 1 << _BITS, dtype=tf.int32, alg=_PHILOX
-    )
+    dtype = dtype if dtype.size > 4 else tf.float32
+    integers = tf.random.stateless_uniform(shape, seed, 0, 1 << _BITS, dtype=tf.int32, alg=_PHILOX)
     return (tf.cast(integers, dtype) + 0.5) / (1 << _BITS)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 # Keras' own reading of strings, functions, dicts and lists of losses; it has no public name.
@@ -54,20 +55,31 @@ def resolve_loss(loss: Any, y: Any, outputs: Any, sample_weight: Any) -> list[Wa
         sample_weight: As `fit` takes it, or None.
 
     Raises:
-        ValueError: If a loss has no known likelihood, or its probabilities have no logits.
+        ValueError: If there is no loss, a loss has no known likelihood, or its probabilities have
+            no logits.
     """
+    if loss is None:
+        raise ValueError(
+            "The loss is None, so there is no curvature to take. Pass loss=... to compile() or "
+            "tape.watch_loss(); a loss that layers add by themselves has no known curvature."
+        )
     compiled = loss if isinstance(loss, CompileLoss) else CompileLoss(loss)
     if not compiled.built:
         compiled.build(outputs if y is None else y, outputs)
     names = tuple(name for name in tf.nest.flatten(compiled.output_names) if name is not None)
+    flat_y = tf.nest.flatten(y)
+    # Keras lets outputs without a loss go without targets too.
+    partial = not isinstance(y, dict) and (
+        len(tf.nest.flatten(outputs)) != len(flat_y) == len(compiled._flat_losses)
+    )
     watched = []
-    for path, keras_loss, loss_weight, _ in compiled._flat_losses:
+    for index, (path, keras_loss, loss_weight, _) in enumerate(compiled._flat_losses):
         predictions = _leaf(outputs, path, names)
-        targets = _leaf(y, path, names)
+        targets = flat_y[index] if partial else _leaf(y, path, names)
         weight = sample_weight
         if tf.nest.is_nested(sample_weight):
             weight = _leaf(sample_weight, path, names)
-        rows = row_weights(keras_loss, predictions, weight)
+        rows = row_weights(keras_loss, predictions, weight, targets)
         if loss_weight is not None:
             rows = rows * loss_weight
         likelihood = likelihood_of(keras_loss, predictions, rows)
@@ -108,7 +120,9 @@ def likelihood_of(loss: keras.losses.Loss, outputs: tf.Tensor, weights: tf.Tenso
     )
 
 
-def row_weights(loss: keras.losses.Loss, outputs: tf.Tensor, sample_weight: Any) -> tf.Tensor:
+def row_weights(
+    loss: keras.losses.Loss, outputs: tf.Tensor, sample_weight: Any, y: Any = None
+) -> tf.Tensor:
     """Weight of each row of the outputs in the per-example loss.
 
     The reported loss is linear in the losses of the rows. Its derivative, found by running
@@ -131,20 +145,26 @@ def row_weights(loss: keras.losses.Loss, outputs: tf.Tensor, sample_weight: Any)
             f"The loss {_describe(loss)} has reduction={loss.reduction!r} and is no single number. "
             'Use reduction="sum_over_batch_size" or "sum".'
         )
-    values = tf.zeros(tf.shape(outputs)[:-1], outputs.dtype)
-    values = tf.ensure_shape(values, outputs.shape[:-1])
+    # Targets (batch, T) of outputs (batch, T, 1): Keras drops the last axis of the outputs and
+    # means over T instead, so it is left with one value for each example.
+    dropped = outputs.shape[-1] == 1 and 2 <= _rank(y) == outputs.shape.rank - 1
+    axes = outputs.shape.rank - (2 if dropped else 1)
+    dtype = outputs.dtype if outputs.dtype.size > 4 else tf.float32
+    values = tf.zeros(tf.shape(outputs)[:axes], dtype)
+    values = tf.ensure_shape(values, outputs.shape[:axes])
     mask = getattr(outputs, "_keras_mask", None)
     with tf.GradientTape() as tape:
         tape.watch(values)
         rows = tf.identity(values)
         if mask is not None:
             rows._keras_mask = mask
-        reduced = _RowLosses("row_losses", loss.reduction, outputs.dtype.name)(
-            rows, rows, sample_weight
-        )
+        reduced = _RowLosses("row_losses", loss.reduction, dtype.name)(rows, rows, sample_weight)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    batch = tf.cast(tf.shape(outputs)[0] * replicas, outputs.dtype)
-    return tape.gradient(reduced, values) * batch
+    weights = tape.gradient(reduced, values) * tf.cast(tf.shape(outputs)[0] * replicas, dtype)
+    if dropped:
+        positions = tf.shape(outputs)[axes]
+        weights = tf.repeat(weights[..., None], positions, axis=-1) / tf.cast(positions, dtype)
+    return weights
 
 
 class _RowLosses(keras.losses.Loss):
@@ -202,9 +222,15 @@ def _leaf(structure: Any, path: tuple[Any, ...], names: tuple[str, ...]) -> Any:
     for key in path:
         if isinstance(key, str) and not isinstance(structure, dict):
             key = names.index(key)
+        elif isinstance(key, int) and isinstance(structure, dict):
+            key = names[key]
         structure = structure[key]
     leaves = tf.nest.flatten(structure)
-    return leaves[0]
+    return leaves[0] if len(leaves) == 1 else tf.convert_to_tensor(structure)  # a list of numbers
+
+
+def _rank(y: Any) -> int:
+    return -1 if y is None else len(getattr(y, "shape", np.shape(y)))
 
 
 def _describe(loss: Any) -> str:

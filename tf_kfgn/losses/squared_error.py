@@ -28,7 +28,7 @@ class SquaredError(Likelihood):
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_sample`: the gradient for targets drawn around the prediction."""
         noise = random.normal(tf.shape(self.outputs), seed, self.outputs.dtype)
-        return math.sqrt(2.0 / self.features) * noise
+        return math.sqrt(2.0 / self.features) * tf.cast(noise, self.outputs.dtype)
 
     def mean_blocks(self) -> tf.Tensor:
         """See `Likelihood.mean_blocks`."""

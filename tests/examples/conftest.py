@@ -1,0 +1,18 @@
+import pathlib
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def examples_on_path(monkeypatch):
+    """Import the examples as a script in their folder would: their helpers lie beside them."""
+    for needed in ("matplotlib", "rich"):
+        pytest.importorskip(needed, reason="the extra `examples` is not installed")
+    monkeypatch.syspath_prepend(FOLDER)
+    yield
+    for name, module in list(sys.modules.items()):
+        if pathlib.Path(getattr(module, "__file__", None) or "").parent == FOLDER:
+            del sys.modules[name]

@@ -1,0 +1,261 @@
+"""From what `compile` and `fit` take to likelihoods: strings, structures, weights and errors."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from brute_force import allclose, loss_hessian, wrong
+from problems import MSE, dense
+
+import tf_kfgn
+from tf_kfgn.losses import SquaredError, resolve_loss
+
+losses = keras.losses
+N, D, T = 5, 3, 2
+generator = np.random.default_rng(0)
+X = generator.normal(size=(N, 4))
+OUTPUTS = generator.normal(size=(N, D))
+ROWS = generator.normal(size=(N, T, D))
+BITS = generator.integers(2, size=(N, D)).astype(float)
+WEIGHTS = generator.uniform(0.5, 2.0, size=N)
+
+
+def likelihood_of(loss, y, outputs, sample_weight=None):
+    return resolve_loss(loss, y, tf.constant(outputs), sample_weight)[0].likelihood
+
+
+def mean_of(hessian, width):
+    blocks = hessian.reshape(N, width, N, width)
+    return sum(blocks[n, :, n] for n in range(N))
+
+
+# Strings, functions and loss weights
+
+
+@pytest.mark.parametrize(
+    ("names", "y", "outputs"),
+    [
+        (["mse", "mean_squared_error", losses.mean_squared_error], BITS, OUTPUTS),
+        (["bce", "binary_crossentropy", losses.binary_crossentropy], BITS, "sigmoid"),
+        (["categorical_crossentropy"], np.eye(D)[[0, 1, 2, 0, 1]], "softmax"),
+        (["sparse_categorical_crossentropy"], np.arange(N) % D, "softmax"),
+    ],
+    ids=["squared error", "bernoulli", "categorical", "sparse categorical"],
+)
+def test_strings_and_functions_mean_what_keras_means(names, y, outputs):
+    for name in names:
+        head = keras.activations.get(outputs) if isinstance(outputs, str) else tf.identity
+        logits = tf.constant(OUTPUTS)
+        likelihood = resolve_loss(name, y, head(logits), None)[0].likelihood
+        wrapped = losses.get(name)
+        if not isinstance(wrapped, losses.Loss):
+            wrapped = type(losses.MeanSquaredError()).__mro__[1](wrapped)  # as `compile` does
+        hessian = loss_hessian(wrapped, y, logits, head=head)
+        np.testing.assert_allclose(likelihood.mean_hessian(), mean_of(hessian, D), atol=1e-6)
+        assert wrong(2 * likelihood.mean_hessian(), mean_of(hessian, D))
+
+
+def test_loss_weights_of_a_compiled_model_scale_the_curvature():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(D)])
+    model.compile(loss="mse", loss_weights=[5.0])
+    watched = resolve_loss(model._compile_loss, BITS, tf.constant(OUTPUTS), None)[0]
+    np.testing.assert_allclose(watched.likelihood.mean_hessian(), 10 / D * np.eye(D), rtol=1e-6)
+    np.testing.assert_allclose(
+        watched.value(tf.constant(OUTPUTS)), model._compile_loss(BITS, OUTPUTS), rtol=1e-6
+    )
+
+
+def test_sample_weights_may_be_a_list_of_numbers():
+    expected = likelihood_of(MSE, BITS, OUTPUTS, WEIGHTS).mean_hessian()
+    allclose(likelihood_of(MSE, BITS, OUTPUTS, list(WEIGHTS)).mean_hessian(), expected)
+    allclose(likelihood_of(MSE, BITS, OUTPUTS, [WEIGHTS]).mean_hessian(), expected)
+    assert wrong(likelihood_of(MSE, BITS, OUTPUTS).mean_hessian(), expected)
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+@pytest.mark.parametrize("sample_weight", [None, generator.uniform(size=(N, T))])
+def test_masks_scale_the_curvature_as_they_scale_the_loss(reduction, sample_weight):
+    mask = tf.constant([[True, True], [True, False], [True, True], [False, False], [True, True]])
+    loss = losses.MeanSquaredError(reduction=reduction, dtype="float64")
+
+    def masked(outputs):
+        outputs = tf.identity(outputs)
+        outputs._keras_mask = mask
+        return outputs
+
+    hessian = loss_hessian(loss, np.zeros_like(ROWS), ROWS, sample_weight, masked)
+    watched = resolve_loss(loss, np.zeros_like(ROWS), masked(ROWS), sample_weight)[0]
+    allclose(watched.likelihood.mean_hessian(), mean_of(hessian, T * D))
+    unmasked = likelihood_of(loss, np.zeros_like(ROWS), ROWS, sample_weight)
+    assert wrong(unmasked.mean_hessian(), mean_of(hessian, T * D))
+
+
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+@pytest.mark.parametrize("sample_weight", [None, WEIGHTS])
+@pytest.mark.parametrize("shape", [(N, T), (N, T, 2)])
+@pytest.mark.parametrize("loss", [losses.MeanSquaredError, losses.BinaryCrossentropy])
+def test_targets_without_the_last_axis_are_compared_as_keras_does(
+    reduction, sample_weight, shape, loss
+):
+    if sample_weight is not None and len(shape) == 3:
+        sample_weight = np.random.default_rng(3).uniform(size=shape[:-1])
+    options = {"from_logits": True} if loss is losses.BinaryCrossentropy else {}
+    loss = loss(reduction=reduction, dtype="float64", **options)
+    outputs = np.random.default_rng(1).normal(size=(*shape, 1))
+    y = np.random.default_rng(2).integers(2, size=shape).astype(float)
+    hessian = loss_hessian(loss, y, outputs, sample_weight)
+    allclose(
+        likelihood_of(loss, y, outputs, sample_weight).mean_hessian(),
+        mean_of(hessian, outputs[0].size),
+    )
+
+
+def test_targets_of_scalar_outputs_may_have_one_axis():
+    loss = losses.BinaryCrossentropy(from_logits=True, dtype="float64")
+    hessian = loss_hessian(loss, BITS[:, 0], OUTPUTS[:, :1], WEIGHTS)
+    allclose(likelihood_of(loss, BITS[:, 0], OUTPUTS[:, :1], WEIGHTS).mean_hessian(), hessian.sum())
+
+
+# Several outputs
+
+
+def two_outputs(container):
+    inputs = keras.Input((4,), dtype="float64")
+    outputs = {"b": dense(2, name="b")(inputs), "a": dense(D, name="a")(inputs)}
+    return keras.Model(inputs, outputs if container is dict else list(outputs.values()))
+
+
+Y = {"b": BITS[:, :2], "a": BITS}
+BOTH = [Y["b"], Y["a"]]
+STRUCTURES = {
+    "one loss for all": (list, "mse", None, BOTH, None),
+    "lists": (list, ["mse", "mse"], [2.0, 0.5], BOTH, None),
+    "weights for all": (list, ["mse", "mse"], None, BOTH, WEIGHTS),
+    "weights for each": (list, ["mse", "mse"], None, BOTH, [WEIGHTS, 2 * WEIGHTS]),
+    "names for a list": (list, {"a": "mse", "b": "mse"}, {"a": 2.0, "b": 0.5}, Y, None),
+    "names for a list, targets in order": (list, {"a": "mse", "b": "mse"}, None, BOTH, None),
+    "names for a list, weights in order": (list, {"a": "mse", "b": "mse"}, None, Y, [WEIGHTS] * 2),
+    "dicts": (dict, {"a": "mse", "b": "mse"}, {"b": 2.0, "a": 0.5}, Y, {"a": WEIGHTS, "b": None}),
+    "one of two, all targets": (list, [None, "mse"], None, BOTH, None),
+    "one of two, its target": (list, [None, "mse"], None, Y["a"], None),
+    "one of two, its target in a list": (list, [None, "mse"], None, [Y["a"]], WEIGHTS),
+    "one name of two": (dict, {"a": "mse"}, None, {"a": Y["a"]}, None),
+}
+
+
+@pytest.mark.parametrize("given", STRUCTURES.values(), ids=STRUCTURES.keys())
+def test_structures_are_read_as_keras_reads_them(given):
+    container, loss, loss_weights, y, sample_weight = given
+    model = two_outputs(container)
+    model.compile(loss=loss, loss_weights=loss_weights)
+    outputs = model(X)
+    expected = model._compile_loss(y, outputs, sample_weight)
+
+    tape = tf_kfgn.CurvatureTape()
+    tape.watch_loss(model._compile_loss, y, outputs, sample_weight)
+    np.testing.assert_allclose(tape.loss_of(outputs), expected, rtol=1e-6)
+
+    def value(moved):
+        return model._compile_loss(y, tf.nest.pack_sequence_as(outputs, moved), sample_weight)
+
+    flat = tf.nest.flatten(outputs)
+    by_output = {id(watched.outputs): watched.likelihood for watched in tape.watched_losses}
+    for index, output in enumerate(flat):
+        with tf.GradientTape(persistent=True) as outer:
+            outer.watch(output)
+            with tf.GradientTape() as inner:
+                inner.watch(output)
+                result = value([*flat[:index], output, *flat[index + 1 :]])
+            gradient = inner.gradient(result, output, unconnected_gradients="zero")
+        hessian = outer.jacobian(gradient, output, unconnected_gradients="zero").numpy()
+        mean = mean_of(hessian, output.shape[-1])
+        if id(output) in by_output:
+            np.testing.assert_allclose(by_output[id(output)].mean_hessian(), mean, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(mean, 0)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ("mae", "mae"),
+        ("hinge", "hinge"),
+        (losses.Huber(), "huber"),
+        (lambda y, p: tf.reduce_mean((y - p) ** 2, -1), "lambda"),
+        (losses.BinaryFocalCrossentropy(), "binary_focal_crossentropy"),
+    ],
+)
+def test_a_loss_without_a_likelihood_is_refused(loss, name):
+    with pytest.raises(ValueError, match=rf"No Gauss-Newton curvature.*{name}.*mean_squared_error"):
+        likelihood_of(loss, BITS, OUTPUTS)
+
+
+def test_no_loss_at_all_is_refused():
+    with pytest.raises(ValueError, match=r"loss is None.*watch_loss"):
+        likelihood_of(None, BITS, OUTPUTS)
+
+
+def test_a_subclass_with_its_own_call_is_refused_and_one_without_is_not():
+    class Renamed(losses.MeanSquaredError):
+        pass
+
+    class Tripled(losses.MeanSquaredError):
+        def call(self, y_true, y_pred):
+            return 3 * super().call(y_true, y_pred)
+
+    assert isinstance(likelihood_of(Renamed(), BITS, OUTPUTS), SquaredError)
+    with pytest.raises(ValueError, match="No Gauss-Newton curvature"):
+        likelihood_of(Tripled(), BITS, OUTPUTS)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "head"),
+    [
+        ("categorical_crossentropy", "softmax"),
+        (losses.SparseCategoricalCrossentropy(), "softmax"),
+        (losses.BinaryCrossentropy(), "sigmoid"),
+    ],
+)
+def test_probabilities_without_a_head_are_refused(loss, head, graph):
+    def resolve():
+        outputs = keras.activations.get(head)(tf.constant(OUTPUTS)) * 1.0
+        return resolve_loss(loss, None, outputs, None)[0].likelihood.mean_hessian()
+
+    with pytest.raises(ValueError, match=rf"{head} activation.*{head}.*from_logits=True"):
+        (tf.function(resolve) if graph else resolve)()
+
+
+@pytest.mark.parametrize(
+    ("loss", "outputs", "message"),
+    [
+        (losses.MeanSquaredError(reduction=None), OUTPUTS, "no single number"),
+        (losses.MeanSquaredError(), OUTPUTS[:, 0], "last axis"),
+        (losses.CategoricalCrossentropy(from_logits=True, axis=1), ROWS, "axis=1"),
+        (
+            losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0),
+            OUTPUTS,
+            "sample_weight of 0",
+        ),
+    ],
+    ids=["no reduction", "no feature axis", "another axis", "ignored class"],
+)
+def test_what_curvature_does_not_follow_is_refused(loss, outputs, message):
+    with pytest.raises(ValueError, match=message):
+        likelihood_of(loss, outputs, outputs)
+
+
+def test_dynamic_positions_are_refused_where_the_matrix_needs_them():
+    @tf.function(input_signature=[tf.TensorSpec((None, None, D), tf.float64)])
+    def product(outputs):
+        likelihood = resolve_loss(MSE, None, outputs, None)[0].likelihood
+        with pytest.raises(ValueError, match=r"static feature axes.*keras\.Input"):
+            likelihood.mean_hessian()
+        return likelihood.hessian_product(outputs)
+
+    allclose(product(ROWS), 2 / D / T * ROWS)
