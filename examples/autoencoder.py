@@ -40,8 +40,8 @@ L2_PENALTY = 1e-5
 
 EVALUATION_IMAGES = 5_000
 EVALUATIONS = 25
-DEFAULT_SECONDS = 40.0
-GRID_PART = 1 / 4  # of the limit, for each learning rate that is tried
+DEFAULT_SECONDS = 30.0
+GRID_PART = 1 / 2  # of the limit, for each learning rate that is tried
 STRIP_IMAGES = 12
 
 
@@ -72,6 +72,7 @@ class Problem:
     """What all optimizers have in common."""
 
     dataset: str
+    data_dir: pathlib.Path | None
     activation: str
     batch_size: int
     seed: int
@@ -100,7 +101,8 @@ class Problem:
         """Data and net in a line."""
         widths = (PIXELS, *HIDDEN_WIDTHS[self.dataset], CODE_WIDTH[self.dataset])
         net = "-".join(map(str, widths))
-        return f"{self.dataset.upper()} autoencoder {net} and mirrored, {self.activation} units"
+        source = self.data_dir.stem if self.data_dir else self.dataset.upper()
+        return f"Autoencoder {net} and mirrored, {self.activation} units, on {source}"
 
 
 def load_images(dataset: str, data_dir: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
@@ -228,6 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_writable(args.out)
         problem = Problem(
             args.dataset,
+            args.data_dir,
             args.activation,
             args.batch_size,
             args.seed,
@@ -318,8 +321,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--grid-seconds",
         type=positive_number,
         metavar="SECONDS",
-        help="of training for each learning rate that is tried (default: a quarter of --seconds; "
-        "a quarter of --updates holds besides)",
+        help="of training for each learning rate that is tried (default: half of --seconds; "
+        "half of --updates holds besides)",
     )
     parser.add_argument(
         "--learning-rates",

@@ -254,14 +254,16 @@ def test_sequential_of_recording_layers_trains():
 
 
 def test_dropout_trains_with_one_mask_for_each_update():
-    model = tf_kfgn.enable_curvature(functional())
-    optimizer = tf_kfgn.KFRA(damping_period=1)
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dropout(0.5), keras.layers.Dense(2, use_bias=False)]
+    )
+    tf_kfgn.enable_curvature(model)
+    optimizer = tf_kfgn.KFRA(damping=1e-5, damping_period=1)
     model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
     big = np.random.default_rng(1).normal(size=(64, 4)).astype("float32")
-    for _ in range(5):
-        model.train_on_batch(big, big[:, :2])
-        # With another mask after the step, actual and predicted change would not be alike.
-        assert 0.8 < float(optimizer.reduction_ratio) < 1.2
+    model.train_on_batch(big, big[:, :2])
+    # The net is linear, so the model is exact, if the masks after the step are those before it.
+    assert float(optimizer.reduction_ratio) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_sample_weights_reach_the_curvature():

@@ -44,7 +44,7 @@ def mnist_folder(tmp_path):
 @pytest.fixture
 def problem(autoencoder):
     images = np.random.default_rng(0).uniform(size=(IMAGES, 784)).astype(np.float32)
-    return autoencoder.Problem("curves", "tanh", 20, 0, images, images[:20])
+    return autoencoder.Problem("curves", None, "tanh", 20, 0, images, images[:20])
 
 
 def test_compares_kfra_with_the_best_adam(autoencoder, curves_folder, tmp_path, capsys):
