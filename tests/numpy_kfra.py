@@ -43,7 +43,9 @@ class NumpyKFRA:
     def step(self, x, y):
         N, D = y.shape
         inputs, out = self.forward(x, self.W)
-        slopes = [1 - a[:, :-1] ** 2 for a in inputs]  # tanh' at the input of each layer but the first
+        slopes = [
+            1 - a[:, :-1] ** 2 for a in inputs
+        ]  # tanh' at the input of each layer but the first
 
         # Gradient: of the mean loss and of the regulariser, which leaves the bias out.
         gradient = [None] * len(self.W)
@@ -80,9 +82,7 @@ class NumpyKFRA:
         self.age += 1
 
         # Direction, and the exact model over it and the previous step.
-        direction = [
-            -A @ g @ G for (A, G), g in zip(self.inverses, gradient, strict=True)
-        ]
+        direction = [-A @ g @ G for (A, G), g in zip(self.inverses, gradient, strict=True)]
         basis = [direction, self.previous]
         images = [self.jacobian_product(inputs, slopes, d) for d in basis]
         M = np.zeros((2, 2))
@@ -92,11 +92,10 @@ class NumpyKFRA:
                 for d, e in zip(basis[i], basis[j], strict=True):
                     M[i, j] += (self.tau + 2 * self.l2) * np.sum(d[:-1] * e[:-1])
                     M[i, j] += self.tau * np.sum(d[-1] * e[-1])
-        slope = np.array([sum(np.sum(g * d) for g, d in zip(gradient, b, strict=True)) for b in basis])
-        if self.t == 0:
-            c = np.array([-slope[0] / M[0, 0], 0.0])
-        else:
-            c = -np.linalg.solve(M, slope)
+        slope = np.array(
+            [sum(np.sum(g * d) for g, d in zip(gradient, b, strict=True)) for b in basis]
+        )
+        c = np.array([-slope[0] / M[0, 0], 0.0]) if self.t == 0 else -np.linalg.solve(M, slope)
         self.alpha, self.mu = c
         predicted = c @ slope + c @ M @ c / 2
 
@@ -120,7 +119,7 @@ class NumpyKFRA:
         """Change of the outputs along a direction in the weights."""
         da = np.zeros((len(inputs[0]), inputs[0].shape[1] - 1))
         for i, d in enumerate(direction):
-            if i:
-                da = dh * slopes[i]
             dh = inputs[i] @ d + da @ self.W[i][:-1]
+            if i < len(direction) - 1:
+                da = dh * slopes[i + 1]
         return dh

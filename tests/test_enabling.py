@@ -171,7 +171,7 @@ def test_a_layer_that_cannot_be_recorded_leaves_the_model_as_it_was():
     model = functional()
     model.get_layer("last").enable_lora(1)
     before = look(model)
-    with pytest.raises(ValueError, match="'last'.*LoRA"):
+    with pytest.raises(ValueError, match=r"'last'.*LoRA"):
         tf_kfgn.enable_curvature(model)
     assert look(model) == before
 

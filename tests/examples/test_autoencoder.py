@@ -70,7 +70,7 @@ def test_compares_kfra_with_the_best_adam(autoencoder, curves_folder, tmp_path, 
     assert [kfra["learning_rate"], adam["learning_rate"]] == [None, 1e-3]
     low, high = results["learning_rate_grids"]["Adam"]
     assert low["objective"] > high["objective"]
-    assert low["updates"] == 1  # a quarter
+    assert low["updates"] == 2  # half
 
     with (out / "history.csv").open() as stream:
         history = list(csv.DictReader(stream))

@@ -60,7 +60,7 @@ def test_damping_can_be_set():
     optimizer.build(dense.trainable_variables)
     optimizer.damping = 0.7
     assert float(optimizer.damping) == pytest.approx(0.7)
-    with pytest.raises(ValueError, match="`damping`.*received -1"):
+    with pytest.raises(ValueError, match=r"`damping`.*received -1"):
         optimizer.damping = -1
 
 

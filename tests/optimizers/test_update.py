@@ -21,7 +21,10 @@ def batches(count, size=16, seed=0):
     generator = np.random.default_rng(seed)
     for _ in range(count):
         x = generator.normal(size=(size, 5))
-        yield x, np.tanh(x @ np.arange(10).reshape(5, 2) / 5) + 0.1 * generator.normal(size=(size, 2))
+        yield (
+            x,
+            np.tanh(x @ np.arange(10).reshape(5, 2) / 5) + 0.1 * generator.normal(size=(size, 2)),
+        )
 
 
 def made(optimizer, l2=0.0, **compile_arguments):
@@ -219,12 +222,20 @@ def own_step(model, optimizer, x, y, **arguments):
     )
 
 
-def test_a_loop_of_ones_own_equals_fit():
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_a_loop_of_ones_own_equals_fit(graph):
     fitted = made(tf_kfgn.KFRA(**SETTINGS))
     looped, optimizer = made("sgd"), tf_kfgn.KFRA(**SETTINGS)
+    optimizer.build(looped.trainable_variables)
+
+    def step(x, y):
+        own_step(looped, optimizer, x, y)
+
+    if graph:
+        step = tf.function(step)
     for x, y in batches(6):
         fitted.train_on_batch(x, y)
-        own_step(looped, optimizer, tf.constant(x), y)
+        step(tf.constant(x), tf.constant(y))
     for actual, expected in zip(joint_weights(looped), joint_weights(fitted), strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-9)
 
@@ -281,7 +292,9 @@ def test_a_layer_that_the_tape_has_not_seen_is_named():
         tape.watch_loss(loss, y, outputs)
     optimizer.build(model.trainable_variables)
     gradients = tape.gradient(
-        value, [v.value for v in model.trainable_variables], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        value,
+        [v.value for v in model.trainable_variables],
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
     )
     with pytest.raises(ValueError, match=model.layers[0].name):
         optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True), tape=tape)

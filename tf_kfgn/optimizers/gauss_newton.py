@@ -40,8 +40,9 @@ class RecordedPass(NamedTuple):
     loss: tf.Tensor | None = None
 
 
+_NOTHING = RecordedPass()
 _recorded_pass: contextvars.ContextVar[RecordedPass] = contextvars.ContextVar(
-    "recorded_pass", default=RecordedPass()
+    "recorded_pass", default=_NOTHING
 )
 
 
@@ -284,15 +285,22 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         proposal = update.propose(memory, settings, layout, gradient, learning_rate, tape)
 
         old = [tf.convert_to_tensor(variable) for variable in layout.variables]
-        new = update.choose(proposal.usable, [w + d for w, d in zip(old, proposal.step)], old)
+        moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
         taken = proposal.usable
+        new = update.choose(taken, moved, old)
         if tape is None or objective is None or settings.damping_period is None:
             replicas.store(layout.variables, new)
         else:
             due = taken & ((iteration + 1) % settings.damping_period == 0)
-            before = tf.cond(due, objective, lambda: 0.0) if loss is None else loss
+
+            def measured(otherwise: tf.Tensor) -> tf.Tensor:
+                dtype = proposal.change.dtype
+                return tf.cond(due, lambda: tf.cast(objective(), dtype), lambda: otherwise)
+
+            zero = tf.zeros_like(proposal.change)
+            before = measured(zero) if loss is None else tf.cast(loss, zero.dtype)
             replicas.store(layout.variables, new)
-            after = tf.cond(due, objective, lambda: before)
+            after = measured(before)
             actual = replicas.total(after - before)
             memory = update.with_damping(memory, settings, due, actual, proposal.change)
             taken &= tf.math.is_finite(actual) | ~due

@@ -81,9 +81,7 @@ def quadratic_model(
     )
 
 
-def minimise(
-    model: QuadraticModel, step_size: float | None, momentum: float | None
-) -> tf.Tensor:
+def minimise(model: QuadraticModel, step_size: float | None, momentum: float | None) -> tf.Tensor:
     """The coefficients (α, μ) of the step.
 
     Args:

@@ -174,6 +174,8 @@ def with_step(memory: Memory, settings: Settings, proposal: Proposal, taken: tf.
     )
 
 
-def choose(condition: tf.Tensor, first: list[tf.Tensor], second: list[tf.Tensor]) -> list[tf.Tensor]:
+def choose(
+    condition: tf.Tensor, first: list[tf.Tensor], second: list[tf.Tensor]
+) -> list[tf.Tensor]:
     """One of two lists of tensors."""
     return [tf.where(condition, a, b) for a, b in zip(first, second, strict=True)]
