@@ -40,7 +40,7 @@ L2_PENALTY = 1e-5
 
 EVALUATION_IMAGES = 5_000
 EVALUATIONS = 25
-DEFAULT_SECONDS = 30.0
+DEFAULT_SECONDS = 25.0
 GRID_PART = 1 / 2  # of the limit, for each learning rate that is tried
 STRIP_IMAGES = 12
 
@@ -101,7 +101,7 @@ class Problem:
         """Data and net in a line."""
         widths = (PIXELS, *HIDDEN_WIDTHS[self.dataset], CODE_WIDTH[self.dataset])
         net = "-".join(map(str, widths))
-        source = self.data_dir.stem if self.data_dir else self.dataset.upper()
+        source = self.data_dir.resolve().stem if self.data_dir else self.dataset.upper()
         return f"Autoencoder {net} and mirrored, {self.activation} units, on {source}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import pathlib
 import zlib
@@ -42,7 +43,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     if len(content) < header:
         raise ValueError(f"{path} ends in its header, after {len(content)} of {header} bytes.")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", rank, offset=4))
-    expected = header + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    expected = header + dtype.itemsize * math.prod(shape)
     if len(content) != expected:
         raise ValueError(
             f"{path} says that its shape is {shape}, which takes {expected} bytes, but it has "
