@@ -107,7 +107,8 @@ def _start_recording(model: keras.Model) -> contextlib.ExitStack:
                 mark()
                 undo.callback(remove_marks, unmarked)
         if not isinstance(model, CurvatureTraining):
-            _swap(model, _training_class(type(model)), undo)
+            stock: Any = type(model)
+            _swap(model, _training_class(stock), undo)
         return undo.pop_all()
 
 
@@ -119,7 +120,7 @@ def _swap(layer: keras.layers.Layer, cls: type, undo: contextlib.ExitStack) -> N
 
 
 @functools.cache
-def _training_class(stock: type) -> type:
+def _training_class(stock: Any) -> type:
     """The subclass of a model class that trains with curvature."""
     if stock in _TRAINING_CLASSES:
         return _TRAINING_CLASSES[stock]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
@@ -14,8 +14,13 @@ from keras.src.models.model import functional_init_arguments
 from tf_kfgn.optimizers import GaussNewton
 from tf_kfgn.tape import CurvatureTape, active_tape
 
+if TYPE_CHECKING:
+    from keras import Model as _Mixin
+else:
+    _Mixin = object
 
-class CurvatureTraining:
+
+class CurvatureTraining(_Mixin):
     """Mixin for Keras models: a `train_step` that hands the recorded pass to the optimizer."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -23,7 +28,7 @@ class CurvatureTraining:
         tape = active_tape()
         if tape is not None:
             tape.watch_model(self)
-        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+        return super().__call__(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update with curvature; with any other optimizer, the step of Keras.
@@ -36,7 +41,7 @@ class CurvatureTraining:
         """
         optimizer = self.optimizer
         if not isinstance(optimizer, GaussNewton):
-            return super().train_step(data)  # type: ignore[misc]
+            return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
         with CurvatureTape() as tape:

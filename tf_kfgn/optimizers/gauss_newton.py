@@ -172,8 +172,7 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         if self.built:
             return
         super().build(variables)
-        self._layout = Layout.of(variables)
-        self._state = StateVariables(self, self._layout, self._settings.damping)
+        self._state = StateVariables(self, Layout.of(variables), self._settings.damping)
 
     @property
     def damping(self) -> Any:
@@ -270,7 +269,7 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
         tape, objective, loss = _recorded_pass.get()
-        settings, layout = self._settings, self._layout
+        settings, layout = self._settings, self._state.layout
         gradient = self._whole_gradient(grads, trainable_variables)
         memory = self._state.recall()
         iteration = tf.cast(self.iterations, tf.int64)
@@ -302,14 +301,15 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             replicas.store(layout.variables, new)
             after = measured(before)
             actual = replicas.total(after - before)
-            memory = update.with_damping(memory, settings, due, actual, proposal.change)
+            factor = settings.damping_decay**settings.damping_period
+            memory = update.with_damping(memory, factor, due, actual, proposal.change)
             taken &= tf.math.is_finite(actual) | ~due
             replicas.store(layout.variables, update.choose(taken, new, old))
         self._state.remember(update.with_step(memory, settings, proposal, taken))
 
     def _whole_gradient(self, grads: list[Any], trainable_variables: list[Any]) -> list[tf.Tensor]:
         """The gradient summed over replicas; zeros where the objective gave none."""
-        gradient = [tf.zeros(v.shape, v.dtype) for v in self._layout.variables]
+        gradient = [tf.zeros(v.shape, v.dtype) for v in self._state.layout.variables]
         reduced = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
         for value, variable in reduced:
             gradient[self._get_variable_index(variable)] = tf.convert_to_tensor(value)
@@ -318,17 +318,18 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
     def _factors(self, tape: CurvatureTape, iteration: tf.Tensor) -> update.Factors:
         """New factors of every block, from one recorded pass."""
         seed = tf.stack([tf.constant(self.seed, tf.int64), iteration])
-        found = {
-            mark_of(layer.trainable_variables[0]).matrix: factors
-            for layer, factors in self.make_estimator()(tape, seed).items()
-        }
-        missing = [b.matrix.layer for b in self._layout.blocks if b.matrix not in found]
+        found = {}
+        for layer, factors in self.make_estimator()(tape, seed).items():
+            mark = mark_of(layer.trainable_variables[0])
+            if mark is not None:
+                found[mark.matrix] = (factors.A, factors.G)
+        missing = [b.matrix.layer for b in self._state.layout.blocks if b.matrix not in found]
         if missing:
             raise ValueError(
                 f"The CurvatureTape has not recorded the layers {missing}, whose weights this "
                 "optimizer trains. Call the whole model inside the tape."
             )
-        return [tuple(found[block.matrix]) for block in self._layout.blocks]
+        return [found[block.matrix] for block in self._state.layout.blocks]
 
     def _require_curvature(self) -> None:
         """Refuse a step without a tape as long as no factors exist."""

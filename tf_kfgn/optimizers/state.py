@@ -90,9 +90,11 @@ class Memory(NamedTuple):
 class StateVariables:
     """The variables that hold the state, in an order that depends on the layout alone.
 
-    Optimizer variables are saved by position.
+    Optimizer variables are saved by position. Being no attribute of the optimizer itself, the
+    layout is not mistaken by Keras for more of them.
 
     Attributes:
+        layout: The variables of the model and how they are blocked.
         scalars: The scalar variables.
     """
 
@@ -100,6 +102,7 @@ class StateVariables:
         self, optimizer: keras.optimizers.Optimizer, layout: Layout, damping: float | None
     ) -> None:
         """Add the variables to an optimizer, with an initial τ, or None to leave it unset."""
+        self.layout = layout
         double = any(variable.dtype == "float64" for variable in layout.variables)
         dtype = "float64" if double else "float32"
 

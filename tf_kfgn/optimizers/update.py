@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -15,7 +15,7 @@ from tf_kfgn.optimizers.state import Memory, Settings
 from tf_kfgn.optimizers.step_size import minimise, quadratic_model
 from tf_kfgn.tape import CurvatureTape
 
-Factors = list[tuple[tf.Tensor, tf.Tensor]]
+Factors = Sequence[tuple[tf.Tensor, tf.Tensor]]
 
 
 class Proposal(NamedTuple):
@@ -142,12 +142,12 @@ def propose(
 
 
 def with_damping(
-    memory: Memory, settings: Settings, due: tf.Tensor, actual: tf.Tensor, predicted: tf.Tensor
+    memory: Memory, factor: float, due: tf.Tensor, actual: tf.Tensor, predicted: tf.Tensor
 ) -> Memory:
-    """Where due, adapt the damping to the ratio of actual to predicted change."""
+    """Where due, adapt the damping, by a factor below 1, to the ratio of the two changes."""
     scalars = memory.scalars
     ratio = reduction_ratio(tf.cast(actual, predicted.dtype), predicted)
-    damping = adapted(scalars.damping, ratio, settings.damping_decay**settings.damping_period)
+    damping = adapted(scalars.damping, ratio, factor)
     return memory._replace(
         scalars=scalars._replace(
             damping=tf.where(due, damping, scalars.damping),
