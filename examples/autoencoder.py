@@ -40,7 +40,7 @@ L2_PENALTY = 1e-5
 
 EVALUATION_IMAGES = 5_000
 EVALUATIONS = 25
-DEFAULT_SECONDS = 25.0
+DEFAULT_SECONDS = 22.0
 GRID_PART = 1 / 2  # of the limit, for each learning rate that is tried
 STRIP_IMAGES = 12
 
