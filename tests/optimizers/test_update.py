@@ -40,6 +40,17 @@ def joint_weights(model):
     return [np.vstack(layer.get_weights()) for layer in model.layers]
 
 
+def recorded(model, x, y):
+    """A recorded pass: its tape, its loss, and pairs of gradient and variable."""
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    with tf_kfgn.CurvatureTape() as tape:
+        outputs = model(x, training=True)
+        value = loss(y, outputs)
+        tape.watch_loss(loss, y, outputs)
+    variables = model.trainable_variables
+    return tape, value, list(zip(tape.gradient(value, variables), variables, strict=True))
+
+
 @pytest.mark.parametrize("damping", [0.3, 1e-4], ids=["much damping", "little damping"])
 def test_updates_equal_the_numpy_transcription(damping):
     optimizer = tf_kfgn.KFRA(damping=damping, min_damping=0.9 * damping, **SETTINGS)
@@ -181,17 +192,9 @@ def test_an_objective_that_is_not_finite_takes_the_step_back():
     model = made(optimizer)
     [(x, y)] = batches(1)
     before = joint_weights(model)
-    loss = keras.losses.MeanSquaredError(dtype="float64")
-    with tf_kfgn.CurvatureTape() as tape:
-        outputs = model(x)
-        value = loss(y, outputs)
-        tape.watch_loss(loss, y, outputs)
-    gradients = tape.gradient(value, model.trainable_variables)
+    tape, loss, gradients = recorded(model, x, y)
     optimizer.apply_gradients(
-        zip(gradients, model.trainable_variables, strict=True),
-        tape=tape,
-        objective=lambda: tf.constant(np.nan, tf.float64),
-        loss=value,
+        gradients, tape=tape, objective=lambda: tf.constant(np.nan, tf.float64), loss=loss
     )
     for actual, expected in zip(joint_weights(model), before, strict=True):
         np.testing.assert_array_equal(actual, expected)
@@ -202,24 +205,14 @@ def test_an_objective_that_is_not_finite_takes_the_step_back():
 # A loop of one's own
 
 
-def own_step(model, optimizer, x, y, **arguments):
-    loss = keras.losses.MeanSquaredError(dtype="float64")
-    with tf_kfgn.CurvatureTape() as tape:
-        outputs = model(x, training=True)
-        value = loss(y, outputs)
-        tape.watch_loss(loss, y, outputs)
+def own_step(model, optimizer, x, y):
+    tape, _, gradients = recorded(model, x, y)
 
     def objective():
         with tape.replaying():
             return tape.loss_of(model(x, training=True))
 
-    gradients = tape.gradient(value, model.trainable_variables)
-    optimizer.apply_gradients(
-        zip(gradients, model.trainable_variables, strict=True),
-        tape=tape,
-        objective=objective,
-        **arguments,
-    )
+    optimizer.apply_gradients(gradients, tape=tape, objective=objective)
 
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
@@ -243,13 +236,8 @@ def test_a_loop_of_ones_own_equals_fit(graph):
 def test_without_an_objective_the_damping_stays():
     model, optimizer = made("sgd"), tf_kfgn.KFRA(damping=0.5, damping_period=1)
     [(x, y)] = batches(1)
-    loss = keras.losses.MeanSquaredError(dtype="float64")
-    with tf_kfgn.CurvatureTape() as tape:
-        outputs = model(x)
-        value = loss(y, outputs)
-        tape.watch_loss(loss, y, outputs)
-    gradients = tape.gradient(value, model.trainable_variables)
-    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True), tape=tape)
+    tape, _, gradients = recorded(model, x, y)
+    optimizer.apply_gradients(gradients, tape=tape)
     assert float(optimizer.damping) == 0.5
 
 
