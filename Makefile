@@ -5,7 +5,7 @@ VENV := .venv
 OLDEST := .venv-oldest
 
 export KERAS_BACKEND := tensorflow
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP_INSTALL = -m pip install -qq
