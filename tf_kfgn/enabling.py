@@ -18,8 +18,8 @@ from tf_kfgn.layers import RECORDING_CLASSES
 from tf_kfgn.layers.parameters import mark_of, remove_marks
 from tf_kfgn.training import CurvatureTraining, Functional, Sequential
 
-_STOCK_CLASSES = {recording: stock for stock, recording in RECORDING_CLASSES.items()}
 _TRAINING_CLASSES: dict[type, type] = {KerasFunctional: Functional, keras.Sequential: Sequential}
+_STOCK_CLASSES = {ours: stock for stock, ours in {**RECORDING_CLASSES, **_TRAINING_CLASSES}.items()}
 
 
 def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model:
@@ -72,8 +72,8 @@ def disable_curvature(model: keras.Model) -> keras.Model:
     for layer in model._flatten_layers(include_self=False):
         remove_marks(layer.variables)
         layer.__class__ = _STOCK_CLASSES.get(type(layer), type(layer))
-    stock = {training: stock for stock, training in _TRAINING_CLASSES.items()}
-    model.__class__ = getattr(type(model), "_stock_class", stock.get(type(model), type(model)))
+    stock = _STOCK_CLASSES.get(type(model), type(model))
+    model.__class__ = getattr(type(model), "_stock_class", stock)
     _trace_anew(model)
     return model
 

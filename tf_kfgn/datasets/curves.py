@@ -80,10 +80,7 @@ def load_data(
 
 def _read_original(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no file {path}. Pass the original digs3pts_1.mat, or leave `path` out to "
-            "generate curves."
-        )
+        raise FileNotFoundError(f"There is no file {path}. {_ADVICE}")
     try:
         import scipy.io
     except ImportError as error:

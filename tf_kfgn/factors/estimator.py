@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tf_kfgn.factors.sharing import weight_sharing
 from tf_kfgn.layers.operation import ParametrisedOperation
+from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -72,7 +73,7 @@ class FactorEstimator(abc.ABC):
 
     def _input_factor(self, operations: list[ParametrisedOperation]) -> tf.Tensor:
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
-        return self.sharing.input_factor(tf.cast(rows, factor_dtype(rows)))
+        return self.sharing.input_factor(tf.cast(rows, at_least_float32(rows.dtype)))
 
 
 class CotangentEstimator(FactorEstimator):
@@ -90,7 +91,9 @@ class CotangentEstimator(FactorEstimator):
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         rows = {
-            id(operation): operation.cotangent_rows(tf.cast(cotangent, factor_dtype(cotangent)))
+            id(operation): operation.cotangent_rows(
+                tf.cast(cotangent, at_least_float32(cotangent.dtype))
+            )
             for operation, cotangent in zip(operations, cotangents, strict=True)
         }
         return [
@@ -100,11 +103,6 @@ class CotangentEstimator(FactorEstimator):
 
 
 Uses = dict[keras.layers.Layer, list[ParametrisedOperation]]
-
-
-def factor_dtype(tensor: tf.Tensor) -> tf.DType:
-    """The type of factors from a tensor: its own, but never narrower than float32."""
-    return tensor.dtype if tensor.dtype.size > 4 else tf.float32
 
 
 def uses_of_layers(tape: CurvatureTape) -> Uses:

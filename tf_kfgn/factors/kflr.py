@@ -8,8 +8,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_kfgn.factors.estimator import CotangentEstimator, Uses, factor_dtype
+from tf_kfgn.factors.estimator import CotangentEstimator, Uses
 from tf_kfgn.losses import Likelihood
+from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -33,7 +34,7 @@ class KFLREstimator(CotangentEstimator):
                 return (index + 1, *(a + b for a, b in zip(sums, new, strict=True)))
 
             zeros = [
-                tf.zeros([operation.out_features] * 2, factor_dtype(operation.output))
+                tf.zeros([operation.out_features] * 2, at_least_float32(operation.output.dtype))
                 for operation, *_ in uses.values()
             ]
             _, *sums = tf.while_loop(

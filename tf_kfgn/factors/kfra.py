@@ -11,9 +11,10 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, factor_dtype
+from tf_kfgn.factors.estimator import FactorEstimator, Uses
 from tf_kfgn.layers import Recording
 from tf_kfgn.layers.operation import ParametrisedOperation
+from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -44,7 +45,7 @@ class KFRAEstimator(FactorEstimator):
         averages: dict[int, Average] = {}
         for likelihood in tape.likelihoods:
             outputs, hessian = likelihood.outputs, likelihood.mean_hessian()
-            hessian = tf.cast(hessian, factor_dtype(hessian))
+            hessian = tf.cast(hessian, at_least_float32(hessian.dtype))
             if id(outputs) in averages:
                 hessian += averages[id(outputs)].value
             averages[id(outputs)] = Average(outputs, hessian)
@@ -71,7 +72,9 @@ class KFRAEstimator(FactorEstimator):
             for operation in operations:
                 if id(operation) in waiting:  # without any influence on the loss
                     width = operation.shared * operation.out_features
-                    found[id(operation)] = tf.zeros([width] * 2, factor_dtype(operation.output))
+                    found[id(operation)] = tf.zeros(
+                        [width] * 2, at_least_float32(operation.output.dtype)
+                    )
         return {layer: self._output_factor(ops, found) for layer, ops in uses.items()}
 
     def _check_gaps(self, tape: CurvatureTape, uses: Uses, averages: dict[int, Average]) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_kfgn.losses.precision import at_least_float32
+
 _BITS = 23  # so that a half can be added without rounding in float32
 _PHILOX = "philox"  # the generator that TensorFlow selects by itself depends on the device
 
@@ -24,7 +26,7 @@ def uniform(shape: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
         seed: Two integers.
         dtype: Type of what the numbers are for; float32 if that is narrower.
     """
-    dtype = dtype if dtype.size > 4 else tf.float32
+    dtype = at_least_float32(dtype)
     integers = tf.random.stateless_uniform(shape, seed, 0, 1 << _BITS, dtype=tf.int32, alg=_PHILOX)
     return (tf.cast(integers, dtype) + 0.5) / (1 << _BITS)
 

@@ -15,6 +15,7 @@ from keras.src.trainers.compile_utils import CompileLoss
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
+from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.losses.squared_error import SquaredError
 
 LIKELIHOODS: tuple[type[Likelihood], ...] = (SquaredError, Bernoulli, Categorical)
@@ -149,7 +150,7 @@ def row_weights(
     # means over T instead, so it is left with one value for each example.
     dropped = outputs.shape[-1] == 1 and 2 <= _rank(y) == outputs.shape.rank - 1
     axes = outputs.shape.rank - (2 if dropped else 1)
-    dtype = outputs.dtype if outputs.dtype.size > 4 else tf.float32
+    dtype = at_least_float32(outputs.dtype)
     values = tf.zeros(tf.shape(outputs)[:axes], dtype)
     values = tf.ensure_shape(values, outputs.shape[:axes])
     mask = getattr(outputs, "_keras_mask", None)

@@ -40,10 +40,15 @@ class Proposal(NamedTuple):
 def with_initial_damping(memory: Memory, tape: CurvatureTape) -> Memory:
     """Unless it is known, choose the initial damping from the first usable batch."""
     scalars = memory.scalars
-    diagonals = [likelihood.mean_diagonal() for likelihood in tape.likelihoods]
-    scale = replicas.mean(tf.cast(tf.add_n(diagonals) / len(diagonals), scalars.damping.dtype))
-    unset = (scalars.initial_damping == 0) & tf.math.is_finite(scale) & (scale > 0)
-    chosen = INITIAL_DAMPING * scale
+    zero = tf.zeros_like(scalars.damping)
+
+    def mean_diagonal() -> tf.Tensor:
+        diagonals = [likelihood.mean_diagonal() for likelihood in tape.likelihoods]
+        return tf.cast(tf.add_n(diagonals) / len(diagonals), zero.dtype)
+
+    scale = tf.cond(scalars.initial_damping == 0, mean_diagonal, lambda: zero)
+    chosen = INITIAL_DAMPING * replicas.mean(scale)
+    unset = tf.math.is_finite(chosen) & (chosen > 0)
     return memory._replace(
         scalars=scalars._replace(
             initial_damping=tf.where(unset, chosen, scalars.initial_damping),
@@ -177,5 +182,5 @@ def with_step(memory: Memory, settings: Settings, proposal: Proposal, taken: tf.
 def choose(
     condition: tf.Tensor, first: list[tf.Tensor], second: list[tf.Tensor]
 ) -> list[tf.Tensor]:
-    """One of two lists of tensors."""
-    return [tf.where(condition, a, b) for a, b in zip(first, second, strict=True)]
+    """One of two lists of tensors; a condition hands them on where a selection would copy them."""
+    return tf.cond(condition, lambda: first, lambda: second)
