@@ -14,12 +14,12 @@ from typing import Any
 import keras
 from keras.src.models.functional import Functional as KerasFunctional
 
-from tf_kfgn.layers import RECORDING_CLASSES
-from tf_kfgn.layers.parameters import mark_of, remove_marks
+from tf_kfgn.layers.parameters import matrix_of
+from tf_kfgn.layers.swapping import start_recording, stop_recording
 from tf_kfgn.training import CurvatureTraining, Functional, Sequential
 
 _TRAINING_CLASSES: dict[type, type] = {KerasFunctional: Functional, keras.Sequential: Sequential}
-_STOCK_CLASSES = {ours: stock for stock, ours in {**RECORDING_CLASSES, **_TRAINING_CLASSES}.items()}
+_STOCK_CLASSES = {ours: stock for stock, ours in _TRAINING_CLASSES.items()}
 
 
 def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model:
@@ -30,7 +30,8 @@ def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model
 
     Args:
         model: A built Keras model: sequential, functional, nested or subclassed.
-        strict: Whether to refuse a model with trainable weights that have no curvature block.
+        strict: Whether to refuse a model with trainable weights that have no Kronecker block. By
+            default these get a diagonal one; `curvature_summary` says which.
 
     Returns:
         The same model.
@@ -38,15 +39,16 @@ def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model
     Raises:
         TypeError: If `model` is no Keras model.
         ValueError: If it has not been built; with `strict=True`, if a trainable weight has no
-            block. The model is unchanged then.
+            Kronecker block. The model is unchanged then.
     """
     with contextlib.ExitStack() as undo:
         undo.push(_start_recording(model))
-        uncovered = [v.path for v in model.trainable_variables if mark_of(v) is None]
-        if strict and uncovered:
+        diagonal = [v.path for v in model.trainable_variables if matrix_of(v) is None]
+        if strict and diagonal:
             raise ValueError(
-                f"strict=True, but these trainable weights of {model.name!r} have no curvature "
-                f"block: {uncovered}. Freeze their layers, replace them, or pass strict=False."
+                f"strict=True, but these trainable weights of {model.name!r} have no Kronecker "
+                f"block, only a diagonal: {diagonal}. Freeze their layers, replace them, or pass "
+                "strict=False."
             )
         undo.pop_all()
     _trace_anew(model)
@@ -69,9 +71,7 @@ def disable_curvature(model: keras.Model) -> keras.Model:
         TypeError: If `model` is no Keras model.
     """
     _check_model(model)
-    for layer in model._flatten_layers(include_self=False):
-        remove_marks(layer.variables)
-        layer.__class__ = _STOCK_CLASSES.get(type(layer), type(layer))
+    stop_recording(model)
     stock = _STOCK_CLASSES.get(type(model), type(model))
     model.__class__ = getattr(type(model), "_stock_class", stock)
     _trace_anew(model)
@@ -99,24 +99,12 @@ def _start_recording(model: keras.Model) -> contextlib.ExitStack:
             "it with keras.Input(shape), call model.build(input_shape), or call it on a batch."
         )
     with contextlib.ExitStack() as undo:
-        for layer in model._flatten_layers(include_self=False):
-            _swap(layer, RECORDING_CLASSES.get(type(layer), type(layer)), undo)
-            mark = getattr(layer, "mark_variables", None)
-            if mark is not None and layer.built:
-                unmarked = [variable for variable in layer.variables if mark_of(variable) is None]
-                mark()
-                undo.callback(remove_marks, unmarked)
+        undo.push(start_recording(model))
         if not isinstance(model, CurvatureTraining):
             stock: Any = type(model)
-            _swap(model, _training_class(stock), undo)
+            model.__class__ = _training_class(stock)
+            undo.callback(setattr, model, "__class__", stock)
         return undo.pop_all()
-
-
-def _swap(layer: keras.layers.Layer, cls: type, undo: contextlib.ExitStack) -> None:
-    previous = type(layer)
-    if cls is not previous:
-        layer.__class__ = cls
-        undo.callback(setattr, layer, "__class__", previous)
 
 
 @functools.cache

@@ -8,31 +8,17 @@ the watched losses; none of them runs the model a second time.
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from tf_kfgn.context import active_tape, following, pop_tape, push_tape
 from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
+from tf_kfgn.replay import Draw, Replay, make_repeatable
 
-_context = threading.local()
-
-
-def active_tape() -> CurvatureTape | None:
-    """The innermost `CurvatureTape` that records in this thread, or None.
-
-    None as well while Keras only infers the shapes of a model that is not built yet.
-    """
-    stack = getattr(_context, "tapes", None)
-    return stack[-1] if stack and not in_symbolic_scope() else None
-
-
-def active_replay() -> Replay | None:
-    """The replay that random layers of this thread must follow, or None."""
-    return getattr(_context, "replay", None)
+__all__ = ["CurvatureTape", "active_tape"]
 
 
 class CurvatureTape(tf.GradientTape):
@@ -54,6 +40,7 @@ class CurvatureTape(tf.GradientTape):
     Attributes:
         operations: The recorded operations in the order of their execution.
         watched_losses: What `watch_loss` was told, in that order.
+        draws: The seeds that random layers drew, in that order.
     """
 
     def __init__(self) -> None:
@@ -61,19 +48,18 @@ class CurvatureTape(tf.GradientTape):
         super().__init__(persistent=True)
         self.operations: list[Any] = []
         self.watched_losses: list[WatchedLoss] = []
+        self.draws: list[Draw] = []
         self._models: list[keras.Model] = []
 
     def __enter__(self) -> CurvatureTape:
         """Start to record in this thread."""
         super().__enter__()
-        if not hasattr(_context, "tapes"):
-            _context.tapes = []
-        _context.tapes.append(self)
+        push_tape(self)
         return self
 
     def __exit__(self, typ: Any, value: Any, traceback: Any) -> None:
         """Stop to record."""
-        _context.tapes.pop()
+        pop_tape()
         super().__exit__(typ, value, traceback)
 
     # What is recorded
@@ -86,6 +72,8 @@ class CurvatureTape(tf.GradientTape):
         """Note that a recording model was called; its variables give `variables` their order."""
         if all(model is not known for known in self._models):
             self._models.append(model)
+            for layer in model._flatten_layers():
+                make_repeatable(layer)
 
     def watch_loss(self, loss: Any, y: Any, outputs: Any, sample_weight: Any = None) -> None:
         """Watch the curvature of a loss with respect to the outputs of the recorded pass.
@@ -255,45 +243,28 @@ class CurvatureTape(tf.GradientTape):
         return tf.add_n([watched.value(outputs) for watched in self.watched_losses])
 
     @contextlib.contextmanager
-    def replaying(self) -> Iterator[None]:
-        """Let recording layers repeat the random choices of the recorded pass.
+    def replaying(self, since: int = 0) -> Iterator[None]:
+        """Let layers draw the random numbers of the recorded pass again, and update no statistic.
 
         Inside this context a model that is called as it was called inside the tape uses the same
-        dropout masks and draws no random numbers.
-        """
-        previous, _context.replay = active_replay(), Replay(self)
-        tapes, _context.tapes = getattr(_context, "tapes", []), []
-        try:
-            yield
-        finally:
-            _context.replay, _context.tapes = previous, tapes
-
-
-class Replay:
-    """The random operations of a tape, handed out in the order in which each layer made them."""
-
-    def __init__(self, tape: CurvatureTape) -> None:
-        """Start at the first operation of the tape."""
-        self._tape = tape
-        self._next: dict[int, int] = {}
-
-    def repeat(self, layer: Any, inputs: tf.Tensor) -> tf.Tensor:
-        """Apply the elementwise factor that the layer drew when it was recorded.
+        dropout masks and leaves its state as it is.
 
         Args:
-            layer: The layer that is being called.
-            inputs: Its input now.
-
-        Raises:
-            RuntimeError: If the layer is called more often than it was recorded.
+            since: Number of the first draw to repeat.
         """
-        recorded = [operation for operation in self._tape.operations if operation.layer is layer]
-        index = self._next.get(id(layer), 0)
-        if index >= len(recorded):
-            raise RuntimeError(
-                f"Layer {layer.name!r} was recorded {len(recorded)} times on this CurvatureTape "
-                "and cannot be replayed once more. Call the model as it was called inside the "
-                "tape."
-            )
-        self._next[id(layer)] = index + 1
-        return inputs * recorded[index].derivative(self._tape)
+        with following(Replay(self.draws[since:])):
+            yield
+
+    def repeating(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that can be called again later, with the random numbers of its call now.
+
+        Args:
+            function: Something that is called next, inside this tape.
+        """
+        since = len(self.draws)
+
+        def again(*args: Any) -> Any:
+            with self.replaying(since):
+                return function(*args)
+
+        return again

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras.src.models.functional import Functional as KerasFunctional
 from keras.src.models.model import functional_init_arguments
 
+from tf_kfgn.layers.swapping import start_recording
 from tf_kfgn.optimizers import GaussNewton
 from tf_kfgn.tape import CurvatureTape, active_tape
 
@@ -29,6 +30,11 @@ class CurvatureTraining(_Mixin):
         if tape is not None:
             tape.watch_model(self)
         return super().__call__(*args, **kwargs)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile a loaded model, whose optimizer needs the marks of all its variables."""
+        start_recording(self).pop_all()
+        super().compile_from_config(config)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update with curvature; with any other optimizer, the step of Keras.

@@ -17,8 +17,9 @@ from tf_kfgn.factors import (
     KFRAEstimator,
     KroneckerFactors,
 )
+from tf_kfgn.factors.sharing import Approximation
 
-_ESTIMATORS: dict[str, Callable[[str, int], FactorEstimator]] = {
+_ESTIMATORS: dict[str, Callable[[Approximation, int], FactorEstimator]] = {
     "kfra": lambda approximation, _: KFRAEstimator(approximation),
     "kflr": lambda approximation, _: KFLREstimator(approximation),
     "kfac": KFACEstimator,
@@ -33,7 +34,7 @@ def kronecker_factors(
     *,
     y: Any = None,
     num_samples: int = 1,
-    approximation: str = "expand",
+    approximation: Approximation = "expand",
     seed: int | None = None,
 ) -> dict[str, KroneckerFactors]:
     """Kronecker factors of the Gauss-Newton block of every layer with trainable weights.
@@ -47,7 +48,8 @@ def kronecker_factors(
         method: `"kfra"`, `"kflr"` or `"kfac"`.
         y: Targets. The curvature of the known losses does not depend on them.
         num_samples: Sampled cotangents for each example; only KFAC looks at it.
-        approximation: How shared weights enter, `"expand"` or `"reduce"`.
+        approximation: How shared weights enter, `"expand"` or `"reduce"`, or a dictionary from
+            names of layers to these.
         seed: Seed of the samples, or None for another one with each call.
 
     Returns:
@@ -68,4 +70,4 @@ def kronecker_factors(
         seed = random.randint(0, 2**31 - 1)
     with recorded_pass(model, x, loss, y) as tape:
         factors = estimator(tape, tf.constant([seed, 0], tf.int64))
-    return {layer.name: pair for layer, pair in factors.items()}
+    return {matrix.name: pair for matrix, pair in factors.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.analysis.recorded import recorded_pass
-from tf_kfgn.factors.estimator import uses_of_layers
-from tf_kfgn.layers.operation import ParametrisedOperation, second_moment
+from tf_kfgn.factors.estimator import uses_of_matrices
+from tf_kfgn.layers.operation import second_moment
+from tf_kfgn.layers.parametrised import ParametrisedOperation
+from tf_kfgn.layers.swapping import diagonal_variables, recordable_layers
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -31,17 +34,24 @@ def gauss_newton_blocks(
 
     Returns:
         `{layer.name: block}`, each of shape `(weights, weights)` for the row-major joint matrix
-        of kernel and bias, bias last: the layout of `np.kron(A, G)`.
+        of kernel and bias, bias last: the layout of `np.kron(A, G)`. The matrices of a layer with
+        several have names `layer/part`. The block of a layer without a weight matrix (a
+        normalisation, an LSTM) is over its weights in their order, each flattened.
 
     Raises:
         TypeError: If `model` is no Keras model.
         ValueError: If it has not been built, or the loss has no known curvature.
     """
     with recorded_pass(model, x, loss, y) as tape:
-        return {
-            layer.name: _block(tape, operations)
-            for layer, operations in uses_of_layers(tape).items()
+        blocks = {
+            matrix.name: _matrix_block(tape, operations)
+            for matrix, operations in uses_of_matrices(tape).items()
         }
+        for layer in [model, *recordable_layers(model)]:
+            variables = diagonal_variables(layer)
+            if variables:
+                blocks[layer.name] = _variables_block(tape, variables)
+        return blocks
 
 
 def gauss_newton_vector_product(
@@ -76,10 +86,10 @@ def gauss_newton_vector_product(
         return tape.gauss_newton_vector_product(vectors, variables)
 
 
-def _block(tape: CurvatureTape, operations: list[ParametrisedOperation]) -> tf.Tensor:
+def _matrix_block(tape: CurvatureTape, operations: list[ParametrisedOperation]) -> tf.Tensor:
+    """The block of a weight matrix from the rows of its uses: one backward pass an output."""
     inputs = tf.concat([operation.input_rows() for operation in operations], axis=1)
-    width = inputs.shape[-1] * operations[0].out_features
-    total = tf.zeros((width, width), inputs.dtype)
+    total = None
     for likelihood in tape.likelihoods:
         for index in range(likelihood.num_columns):
             cotangents = tape.gradient(
@@ -92,6 +102,20 @@ def _block(tape: CurvatureTape, operations: list[ParametrisedOperation]) -> tf.T
                 [op.cotangent_rows(c) for op, c in zip(operations, cotangents, strict=True)],
                 axis=1,
             )
-            gradients = tf.einsum("nti,nto->nio", inputs, rows)
-            total += second_moment(tf.reshape(gradients, (-1, width)))
+            gradients = tf.einsum("nt...i,nt...o->n...io", inputs, rows)
+            added = second_moment(tf.reshape(gradients, (tf.shape(gradients)[0], -1)))
+            total = added if total is None else total + added
     return total
+
+
+def _variables_block(tape: CurvatureTape, variables: list[Any]) -> tf.Tensor:
+    """The block of any variables: one product with the Gauss-Newton matrix for each weight."""
+    columns = []
+    shapes = [tuple(variable.shape) for variable in variables]
+    sizes = [math.prod(shape) for shape in shapes]
+    for index in range(sum(sizes)):
+        unit = tf.one_hot(index, sum(sizes), dtype=variables[0].dtype)
+        pieces = [tf.reshape(p, s) for p, s in zip(tf.split(unit, sizes), shapes, strict=True)]
+        product = tape.gauss_newton_vector_product(pieces, variables)
+        columns.append(tf.concat([tf.reshape(piece, (-1,)) for piece in product], axis=0))
+    return tf.stack(columns, axis=1)

@@ -1,46 +1,55 @@
-"""All Kronecker blocks of an optimizer at once; pure functions over lists of states."""
+"""All blocks of an optimizer at once; pure functions over lists of states."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from tf_kfgn.blocks import kronecker
-from tf_kfgn.blocks.kronecker import KroneckerState
-from tf_kfgn.blocks.parameters import ParameterBlock
+from tf_kfgn.blocks.block import Block
+from tf_kfgn.blocks.factor import is_finite
 
-States = list[KroneckerState]
+States = list[Any]
+Estimates = Sequence[Sequence[tf.Tensor]]
+
+
+def estimates(blocks: Sequence[Block], states: States) -> list[tuple[tf.Tensor, ...]]:
+    """The averages of every block, in the form in which new estimates come."""
+    return [block.estimate(state) for block, state in zip(blocks, states, strict=True)]
 
 
 def average(
-    states: States, factors: Sequence[tuple[tf.Tensor, tf.Tensor]], decay: tf.Tensor
+    blocks: Sequence[Block], states: States, new: Estimates, decay: tf.Tensor
 ) -> tuple[States, tf.Tensor]:
-    """Mix new factors into every block, or into none if one of them is not finite.
+    """Mix new estimates into every block, or into none if one of them is not finite.
 
     Args:
+        blocks: The blocks.
         states: One state for each block.
-        factors: New A and G of each block.
+        new: One estimate for each block.
         decay: Weight of the old averages.
 
     Returns:
-        The new states, and whether the factors were finite.
+        The new states, and whether the estimates were finite.
     """
     mixed = [
-        kronecker.average(state, A, G, decay) for state, (A, G) in zip(states, factors, strict=True)
+        block.average(state, estimate, decay)
+        for block, state, estimate in zip(blocks, states, new, strict=True)
     ]
-    finite = tf.reduce_all([kronecker.is_finite(t) for state in mixed for t in (state.A, state.G)])
-    chosen = [
-        old._replace(A=tf.where(finite, new.A, old.A), G=tf.where(finite, new.G, old.G))
-        for old, new in zip(states, mixed, strict=True)
-    ]
+    averages = [tensor for estimate in estimates(blocks, mixed) for tensor in estimate]
+    finite = tf.reduce_all([is_finite(tensor) for tensor in averages])
+    chosen = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), mixed, states)
     return chosen, finite
 
 
-def invert(states: States, dampings: Sequence[tf.Tensor]) -> tuple[States, tf.Tensor]:
+def invert(
+    blocks: Sequence[Block], states: States, dampings: Sequence[tf.Tensor]
+) -> tuple[States, tf.Tensor]:
     """Invert every damped block; a block that fails keeps its last good inverses.
 
     Args:
+        blocks: The blocks.
         states: One state for each block.
         dampings: τ + η of each block.
 
@@ -48,14 +57,15 @@ def invert(states: States, dampings: Sequence[tf.Tensor]) -> tuple[States, tf.Te
         The new states, and the number of blocks that failed, an int64 scalar.
     """
     results = [
-        kronecker.invert(state, damping) for state, damping in zip(states, dampings, strict=True)
+        block.invert(state, damping)
+        for block, state, damping in zip(blocks, states, dampings, strict=True)
     ]
     failures = tf.add_n([tf.cast(~succeeded, tf.int64) for _, succeeded in results])
     return [state for state, _ in results], failures
 
 
 def precondition(
-    blocks: Sequence[ParameterBlock], states: States, tensors: Sequence[tf.Tensor]
+    blocks: Sequence[Block], states: States, tensors: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
     """The damped inverse of the whole block-diagonal matrix times a vector.
 
@@ -66,7 +76,6 @@ def precondition(
     """
     result = list(tensors)
     for block, state in zip(blocks, states, strict=True):
-        product = kronecker.precondition(state, block.join(tensors))
-        for index, piece in block.split(product, tensors).items():
+        for index, piece in block.precondition(state, tensors).items():
             result[index] = piece
     return result

@@ -1,17 +1,30 @@
 """A Kronecker block: average, damp, invert and precondition with `A ⊗ G`.
 
-Every function is pure: values in, values out. The optimizer holds the variables.
+Every function is pure: values in, values out. The optimizer holds the variables. With groups,
+every value has a leading axis for them, and the matrix is block-diagonal.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.blocks.block import Block, Slot
+from tf_kfgn.blocks.factor import (
+    damped_inverse,
+    is_finite,
+    mean_diagonal,
+    times,
+    times_on_right,
+)
+from tf_kfgn.layers.parameters import WeightMatrix, is_large
+
 
 class KroneckerState(NamedTuple):
-    """What a block remembers, all of shape `(in [+ 1], in [+ 1])` or `(out, out)`.
+    """What a block remembers: factors as in `tf_kfgn.blocks.factor`.
 
     Attributes:
         A: Moving average of the input factor.
@@ -24,6 +37,91 @@ class KroneckerState(NamedTuple):
     G: tf.Tensor
     A_inverse: tf.Tensor
     G_inverse: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class KroneckerBlock(Block):
+    """Variables that form one weight matrix.
+
+    Attributes:
+        indices: Positions of kernel [and bias] among the variables of the optimizer.
+        matrix: How their values are joined and split.
+        max_factor_size: Rows above which a factor is diagonal; None for no limit.
+    """
+
+    matrix: WeightMatrix
+    max_factor_size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """See `Block.name`."""
+        return self.matrix.name
+
+    @property
+    def rows(self) -> int:
+        """Rows of the joint matrix: in_features, and one more with a bias."""
+        return self.matrix.in_features + len(self.indices) - 1
+
+    @property
+    def columns(self) -> int:
+        """Columns of the joint matrix: out_features."""
+        return self.matrix.out_features
+
+    @property
+    def factor_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of A and G."""
+        thin_A = self.matrix.diagonal_input or is_large(self.rows, self.max_factor_size)
+        thin_G = is_large(self.columns, self.max_factor_size)
+        leading = self.matrix.leading
+        return (
+            (*leading, self.rows, 1 if thin_A else self.rows),
+            (*leading, self.columns, 1 if thin_G else self.columns),
+        )
+
+    @property
+    def slots(self) -> list[Slot]:
+        """See `Block.slots`."""
+        A, G = self.factor_shapes
+        return [
+            Slot("A", "zeros", A),
+            Slot("G", "zeros", G),
+            Slot("A_inverse", "identity", A),
+            Slot("G_inverse", "identity", G),
+        ]
+
+    def state(self, values: Sequence[Any]) -> KroneckerState:
+        """See `Block.state`."""
+        return KroneckerState(*values)
+
+    def estimate(self, state: KroneckerState) -> tuple[tf.Tensor, ...]:
+        """See `Block.estimate`: A and G."""
+        return (state.A, state.G)
+
+    def average(
+        self, state: KroneckerState, estimate: Sequence[tf.Tensor], decay: tf.Tensor
+    ) -> KroneckerState:
+        """See `Block.average`."""
+        A, G = estimate
+        return average(state, A, G, decay)
+
+    def invert(self, state: KroneckerState, damping: tf.Tensor) -> tuple[KroneckerState, tf.Tensor]:
+        """See `Block.invert`."""
+        return invert(state, damping)
+
+    def precondition(
+        self, state: KroneckerState, tensors: Sequence[tf.Tensor]
+    ) -> dict[int, tf.Tensor]:
+        """See `Block.precondition`."""
+        return self.split(precondition(state, self.join(tensors)), tensors)
+
+    def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The joint matrix of this block, from one tensor for each variable of the optimizer."""
+        return self.matrix.join([tensors[index] for index in self.indices])
+
+    def split(self, matrix: tf.Tensor, like: Sequence[Any]) -> dict[int, tf.Tensor]:
+        """Pieces of a joint matrix, by position, shaped like the tensors at these positions."""
+        shapes = [like[index].shape for index in self.indices]
+        return dict(zip(self.indices, self.matrix.split(matrix, shapes), strict=True))
 
 
 def average(state: KroneckerState, A: tf.Tensor, G: tf.Tensor, decay: tf.Tensor) -> KroneckerState:
@@ -49,8 +147,8 @@ def invert(state: KroneckerState, damping: tf.Tensor) -> tuple[KroneckerState, t
     """
     root = tf.sqrt(tf.cast(damping, state.A.dtype))
     pi = scale_ratio(state.A, state.G)
-    A_inverse = cholesky_inverse(state.A + pi * root * _eye(state.A))
-    G_inverse = cholesky_inverse(state.G + root / pi * _eye(state.G))
+    A_inverse = damped_inverse(state.A, pi * root)
+    G_inverse = damped_inverse(state.G, root / pi)
     good = is_finite(A_inverse) & is_finite(G_inverse)
     return (
         state._replace(
@@ -62,35 +160,18 @@ def invert(state: KroneckerState, damping: tf.Tensor) -> tuple[KroneckerState, t
 
 
 def precondition(state: KroneckerState, matrix: tf.Tensor) -> tf.Tensor:
-    """The damped inverse block times a matrix of shape `(in [+ 1], out)`."""
-    dtype = state.A.dtype
-    product = tf.matmul(tf.matmul(state.A_inverse, tf.cast(matrix, dtype)), state.G_inverse)
-    return tf.cast(product, matrix.dtype)
+    """The damped inverse block times a matrix of shape `([groups,] in [+ 1], out)`."""
+    product = times(state.A_inverse, tf.cast(matrix, state.A.dtype))
+    return tf.cast(times_on_right(product, state.G_inverse), matrix.dtype)
 
 
 def scale_ratio(A: tf.Tensor, G: tf.Tensor) -> tf.Tensor:
     """π of the factored damping, `π² = (tr A / dim A) / (tr G / dim G)`; 1 if a trace vanishes.
 
-    Martens & Grosse (2015), section 6.3.
+    Martens & Grosse (2015), section 6.3. Has shape `([groups,] 1, 1)`.
     """
-    mean_A = tf.reduce_mean(tf.linalg.diag_part(A))
-    mean_G = tf.reduce_mean(tf.linalg.diag_part(G))
+    mean_A, mean_G = mean_diagonal(A), mean_diagonal(G)
     usable = (mean_A > 0) & (mean_G > 0)
     one = tf.ones_like(mean_A)
     ratio = tf.where(usable, mean_A, one) / tf.where(usable, mean_G, one)
     return tf.sqrt(tf.where(usable, ratio, one))
-
-
-def cholesky_inverse(matrix: tf.Tensor) -> tf.Tensor:
-    """Inverse of a symmetric positive definite matrix; not finite if it is not that."""
-    root_inverse = tf.linalg.triangular_solve(tf.linalg.cholesky(matrix), _eye(matrix))
-    return tf.matmul(root_inverse, root_inverse, transpose_a=True)
-
-
-def is_finite(tensor: tf.Tensor) -> tf.Tensor:
-    """Whether every element is finite, a scalar boolean."""
-    return tf.reduce_all(tf.math.is_finite(tensor))
-
-
-def _eye(matrix: tf.Tensor) -> tf.Tensor:
-    return tf.eye(matrix.shape[0], dtype=matrix.dtype)

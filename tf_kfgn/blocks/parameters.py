@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
+from tf_kfgn.blocks.block import Block
+from tf_kfgn.blocks.diagonal import DiagonalBlock
+from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.layers.parameters import WeightMatrix, mark_of
-
-
-@dataclasses.dataclass(frozen=True)
-class ParameterBlock:
-    """Variables that form one weight matrix.
-
-    Attributes:
-        matrix: How their values are joined and split.
-        indices: Positions of kernel [and bias] among the variables of the optimizer.
-    """
-
-    matrix: WeightMatrix
-    indices: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        """Rows of the joint matrix: in_features, and one more with a bias."""
-        return self.matrix.in_features + len(self.indices) - 1
-
-    @property
-    def columns(self) -> int:
-        """Columns of the joint matrix: out_features."""
-        return self.matrix.out_features
-
-    def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-        """The joint matrix of this block, from one tensor for each variable of the optimizer."""
-        return self.matrix.join([tensors[index] for index in self.indices])
-
-    def split(self, matrix: tf.Tensor, like: Sequence[Any]) -> dict[int, tf.Tensor]:
-        """Pieces of a joint matrix, by position, shaped like the tensors at these positions."""
-        shapes = [like[index].shape for index in self.indices]
-        return dict(zip(self.indices, self.matrix.split(matrix, shapes), strict=True))
 
 
 class Layout(NamedTuple):
@@ -54,13 +24,23 @@ class Layout(NamedTuple):
     """
 
     variables: list[Any]
-    blocks: list[ParameterBlock]
+    blocks: list[Block]
     l2: list[float]
 
     @classmethod
-    def of(cls, variables: Sequence[Any]) -> Layout:
-        """Find the blocks of variables from their marks; raises as `find_blocks` does."""
-        return cls(list(variables), find_blocks(variables), [l2_coefficient(v) for v in variables])
+    def of(cls, variables: Sequence[Any], max_factor_size: int | None = None) -> Layout:
+        """Find the blocks of variables from their marks; see `find_blocks`."""
+        blocks = find_blocks(variables, max_factor_size)
+        return cls(list(variables), blocks, [l2_coefficient(v) for v in variables])
+
+    @property
+    def diagonal_variables(self) -> list[Any]:
+        """The variables of diagonal blocks."""
+        return [
+            self.variables[block.indices[0]]
+            for block in self.blocks
+            if isinstance(block, DiagonalBlock)
+        ]
 
     def ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
         """τ + η of each variable."""
@@ -72,42 +52,47 @@ class Layout(NamedTuple):
         return [ridges[block.indices[0]] for block in self.blocks]
 
 
-def find_blocks(variables: Sequence[Any]) -> list[ParameterBlock]:
+def find_blocks(variables: Sequence[Any], max_factor_size: int | None = None) -> list[Block]:
     """Group variables by their marks, in the order of the kernels.
 
+    A variable that is marked to belong to no matrix, or to one whose kernel is missing here, has
+    a diagonal block.
+
+    Args:
+        variables: Trainable variables.
+        max_factor_size: Rows above which a Kronecker factor is diagonal; None for no limit.
+
     Raises:
-        ValueError: If no variable is marked, or some variable belongs to no block.
+        ValueError: If some variable is not marked at all.
     """
-    members: dict[int, list[int]] = {}
-    uncovered = []
+    unmarked = [variable for variable in variables if mark_of(variable) is None]
+    if unmarked or not variables:
+        raise ValueError(
+            f"These trainable variables record no curvature: {[path_of(v) for v in unmarked]}. "
+            "Call tf_kfgn.enable_curvature(model) on the built model before compile() and fit(), "
+            "or build it from tf_kfgn.layers."
+        )
+    members: dict[WeightMatrix, list[int]] = {}
     for index, variable in enumerate(variables):
         mark = mark_of(variable)
-        if mark is None:
-            uncovered.append(variable)
-        elif mark.is_kernel:
-            members.setdefault(id(mark.matrix), []).insert(0, index)
-        else:
-            members.setdefault(id(mark.matrix), []).append(index)
-    blocks = []
-    for indices in members.values():
+        if mark is not None and mark.matrix is not None:
+            place = 0 if mark.is_kernel else len(members.get(mark.matrix, []))
+            members.setdefault(mark.matrix, []).insert(place, index)
+    blocks: dict[int, Block] = {}
+    for matrix, indices in members.items():
         mark = mark_of(variables[indices[0]])
         if mark is not None and mark.is_kernel:
-            blocks.append(ParameterBlock(mark.matrix, tuple(indices)))
-        else:
-            uncovered += [variables[index] for index in indices]
-    if not members:
-        raise ValueError(
-            "None of the variables records curvature. Call tf_kfgn.enable_curvature(model) on the "
-            "built model before compile() and fit(), or build it from tf_kfgn.layers."
-        )
-    if uncovered:
-        names = [getattr(variable, "path", variable.name) for variable in uncovered]
-        raise ValueError(
-            f"These trainable variables have no curvature block: {names}. Blocks exist for the "
-            "weights of Dense layers. Set `trainable = False` on the layers of the others, or use "
-            "another optimizer."
-        )
-    return blocks
+            blocks[min(indices)] = KroneckerBlock(tuple(indices), matrix, max_factor_size)
+    covered = {index for block in blocks.values() for index in block.indices}
+    for index, variable in enumerate(variables):
+        if index not in covered:
+            blocks[index] = DiagonalBlock((index,), path_of(variable), tuple(variable.shape))
+    return [blocks[index] for index in sorted(blocks)]
+
+
+def path_of(variable: Any) -> str:
+    """Path of a Keras variable, or the name of a TensorFlow one."""
+    return str(getattr(variable, "path", variable.name))
 
 
 def l2_coefficient(variable: Any) -> float:

@@ -1,92 +1,148 @@
-"""What an estimator of Kronecker factors is: a tape in, a pair of factors for each layer out."""
+"""What an estimator of curvature is: a tape in, factors for each block out."""
 
 from __future__ import annotations
 
 import abc
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import keras
 import tensorflow as tf
 
-from tf_kfgn.factors.sharing import weight_sharing
-from tf_kfgn.layers.operation import ParametrisedOperation
+from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
+from tf_kfgn.layers.parameters import WeightMatrix, is_large
+from tf_kfgn.layers.parametrised import OneHotOperation, ParametrisedOperation
+from tf_kfgn.losses import random
 from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.tape import CurvatureTape
+
+Uses = dict[WeightMatrix, list[ParametrisedOperation]]
 
 
 class KroneckerFactors(NamedTuple):
     """The Kronecker factors of one layer: its Gauss-Newton block is about `np.kron(A, G)`.
 
+    With groups both have a leading axis, and the block is that of each group for itself. A factor
+    above the estimator's `max_factor_size`, and A of an embedding, is a column: its diagonal.
+
     Attributes:
-        A: Second moment of the inputs, shape `(in [+ 1], in [+ 1])`, the bias last.
-        G: Second moment of the cotangents of the pre-activation, shape `(out, out)`, in the scale
-            of the loss that Keras reports.
+        A: Second moment of the inputs, shape `([groups,] in [+ 1], in [+ 1])`, the bias last.
+        G: Second moment of the cotangents of the pre-activation, shape `([groups,] out, out)`, in
+            the scale of the loss that Keras reports.
     """
 
     A: tf.Tensor
     G: tf.Tensor
 
 
+class Estimate(NamedTuple):
+    """What an estimator finds in one recorded pass.
+
+    Attributes:
+        factors: The factors of every trained weight matrix, in the order of the recording.
+        diagonals: The diagonal of the Gauss-Newton matrix for each further variable.
+    """
+
+    factors: dict[WeightMatrix, KroneckerFactors]
+    diagonals: list[tf.Tensor]
+
+
 class FactorEstimator(abc.ABC):
-    """Estimates the factors of every trainable recorded layer.
+    """Estimates the factors of every trained weight matrix, and diagonals of other variables.
 
     Subclasses supply G; A is the same for all. No estimator knows a class of layer: it sees rows
     (`ParametrisedOperation`) and averages (`Operation.pull_back`).
     """
 
-    def __init__(self, approximation: str = "expand") -> None:
-        """Choose the approximation for shared weights, `"expand"` or `"reduce"`."""
-        self.sharing = weight_sharing(approximation)
+    def __init__(
+        self, approximation: Approximation = "expand", *, max_factor_size: int | None = None
+    ) -> None:
+        """Choose how shared weights enter, and which factors are only diagonal.
+
+        Args:
+            approximation: `"expand"`, `"reduce"`, or a dictionary from names of layers to these.
+            max_factor_size: Rows above which a factor is diagonal; None for no limit.
+        """
+        self.sharing = Sharing(approximation)
+        self.max_factor_size = max_factor_size
 
     def __call__(
         self, tape: CurvatureTape, seed: tf.Tensor
-    ) -> dict[keras.layers.Layer, KroneckerFactors]:
-        """Estimate the factors from one recorded pass.
+    ) -> dict[WeightMatrix, KroneckerFactors]:
+        """The factors alone; see `estimate`."""
+        return self.estimate(tape, seed).factors
+
+    def estimate(
+        self, tape: CurvatureTape, seed: tf.Tensor, variables: Sequence[Any] = ()
+    ) -> Estimate:
+        """Estimate the curvature from one recorded pass.
 
         Args:
             tape: A tape with recorded operations and a watched loss.
-            seed: Two integers; only an estimator that samples looks at them.
-
-        Returns:
-            The factors of each layer, in the order of the recording.
+            seed: Two integers, from which whatever is random is drawn.
+            variables: Variables that belong to no weight matrix.
 
         Raises:
             ValueError: If nothing was recorded, or no loss was watched.
         """
-        uses = uses_of_layers(tape)
-        if not uses:
+        uses = uses_of_matrices(tape)
+        if not uses and not variables:
             raise ValueError(
                 "The CurvatureTape recorded no layer with weights. Call "
                 "tf_kfgn.enable_curvature(model) before the model is called inside the tape."
             )
-        output_factors = self.output_factors(tape, uses, seed)
-        return {
-            layer: KroneckerFactors(self._input_factor(operations), output_factors[layer])
-            for layer, operations in uses.items()
+        output_factors, diagonals = self.output_curvature(tape, uses, seed, variables)
+        factors = {
+            matrix: KroneckerFactors(self._input_factor(matrix, operations), output_factor)
+            for (matrix, operations), output_factor in zip(
+                uses.items(), output_factors, strict=True
+            )
         }
+        return Estimate(factors, diagonals)
 
     @abc.abstractmethod
-    def output_factors(
-        self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor
-    ) -> dict[keras.layers.Layer, tf.Tensor]:
-        """The factor G of each layer."""
+    def output_curvature(
+        self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """The factor G of each matrix, and the diagonal of each variable."""
 
-    def _input_factor(self, operations: list[ParametrisedOperation]) -> tf.Tensor:
+    def sharing_of(self, matrix: WeightMatrix) -> WeightSharing:
+        """How the shared positions of a matrix enter."""
+        return self.sharing.of_layer(matrix.layer)
+
+    def diagonal_output(self, matrix: WeightMatrix) -> bool:
+        """Whether G of a matrix is only diagonal."""
+        return is_large(matrix.out_features, self.max_factor_size)
+
+    def _input_factor(
+        self, matrix: WeightMatrix, operations: list[ParametrisedOperation]
+    ) -> tf.Tensor:
+        sharing = self.sharing_of(matrix)
+        dtype = at_least_float32(operations[0].output.dtype)
+        if isinstance(operations[0], OneHotOperation):
+            tokens = [op.tokens() for op in operations if isinstance(op, OneHotOperation)]
+            return sharing.token_factor(tf.concat(tokens, axis=1), matrix.in_features, dtype)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
-        return self.sharing.input_factor(tf.cast(rows, at_least_float32(rows.dtype)))
+        return sharing.input_factor(
+            tf.cast(rows, dtype), is_large(rows.shape[-1], self.max_factor_size)
+        )
 
 
 class CotangentEstimator(FactorEstimator):
     """An estimator whose G is a second moment of back-propagated columns."""
 
-    def factors_of_column(
-        self, tape: CurvatureTape, uses: Uses, outputs: tf.Tensor, column: tf.Tensor
+    def curvature_of_column(
+        self,
+        tape: CurvatureTape,
+        uses: Uses,
+        outputs: tf.Tensor,
+        column: tf.Tensor,
+        variables: Sequence[Any],
     ) -> list[tf.Tensor]:
-        """The contribution of one cotangent of the outputs to the G of each layer."""
+        """What one cotangent of the outputs adds to each G, then to each diagonal."""
         operations = [operation for ops in uses.values() for operation in ops]
         cotangents = tape.gradient(
             outputs,
-            [operation.output for operation in operations],
+            [operation.output for operation in operations] + values_of(variables),
             output_gradients=column,
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
@@ -94,21 +150,66 @@ class CotangentEstimator(FactorEstimator):
             id(operation): operation.cotangent_rows(
                 tf.cast(cotangent, at_least_float32(cotangent.dtype))
             )
-            for operation, cotangent in zip(operations, cotangents, strict=True)
+            for operation, cotangent in zip(operations, cotangents, strict=False)
         }
-        return [
-            self.sharing.output_factor(tf.concat([rows[id(op)] for op in ops], axis=1))
-            for ops in uses.values()
+        factors = [
+            self.sharing_of(matrix).output_factor(
+                tf.concat([rows[id(op)] for op in ops], axis=1), self.diagonal_output(matrix)
+            )
+            for matrix, ops in uses.items()
+        ]
+        gradients = cotangents[len(operations) :]
+        return factors + [squared_gradient(gradient, outputs) for gradient in gradients]
+
+    def zeros(self, uses: Uses, variables: Sequence[Any]) -> list[tf.Tensor]:
+        """Zeros in the shapes of `curvature_of_column`."""
+        shapes = [
+            (
+                *matrix.leading,
+                matrix.out_features,
+                1 if self.diagonal_output(matrix) else matrix.out_features,
+            )
+            for matrix in uses
+        ]
+        types = [at_least_float32(operations[0].output.dtype) for operations in uses.values()]
+        return [tf.zeros(s, t) for s, t in zip(shapes, types, strict=True)] + [
+            tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables
         ]
 
 
-Uses = dict[keras.layers.Layer, list[ParametrisedOperation]]
+def squared_gradient(gradient: Any, outputs: tf.Tensor) -> tf.Tensor:
+    """Estimate of the diagonal of the Gauss-Newton matrix from one column, `u^2 / N`.
+
+    With `u = sum_n J_n^T c_n`, where the columns c_n of the examples have mean zero, are
+    independent, and have the Hessians as covariances, the expectation of `u u^T / N` is the
+    Gauss-Newton matrix itself: no gradient of a single example is needed. The estimator is the
+    Gauss-Newton-Bartlett one of Liu et al., "Sophia", ICLR 2024.
+    """
+    gradient = tf.convert_to_tensor(gradient)  # an embedding has slices
+    gradient = tf.cast(gradient, at_least_float32(gradient.dtype))
+    return tf.square(gradient) / tf.cast(tf.shape(outputs)[0], gradient.dtype)
 
 
-def uses_of_layers(tape: CurvatureTape) -> Uses:
-    """The recorded operations of each trainable layer with weights, in recorded order."""
+def random_signs(column: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A column whose examples have independent random signs.
+
+    The second moment of examples does not change, but the columns of the batch get mean zero:
+    batch normalisation and `squared_gradient` need that.
+    """
+    uniform = random.uniform(tf.shape(column)[:1], seed, column.dtype)
+    signs = tf.where(uniform < 0.5, -tf.ones_like(uniform), tf.ones_like(uniform))
+    return column * tf.cast(tf.reshape(signs, (-1, *[1] * (column.shape.rank - 1))), column.dtype)
+
+
+def values_of(variables: Sequence[Any]) -> list[Any]:
+    """The TensorFlow variables inside Keras variables."""
+    return [getattr(variable, "value", variable) for variable in variables]
+
+
+def uses_of_matrices(tape: CurvatureTape) -> Uses:
+    """The recorded operations of each trained weight matrix, in recorded order."""
     uses: Uses = {}
     for operation in tape.operations:
-        if isinstance(operation, ParametrisedOperation) and operation.layer.trainable_variables:
-            uses.setdefault(operation.layer, []).append(operation)
+        if isinstance(operation, ParametrisedOperation) and operation.trainable:
+            uses.setdefault(operation.matrix, []).append(operation)
     return uses

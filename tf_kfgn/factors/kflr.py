@@ -5,43 +5,105 @@ Botev, Ritter & Barber (2017), section 3.4: with S S^T = H_L, one cotangent for 
 
 from __future__ import annotations
 
-import keras
+from collections.abc import Sequence
+from typing import Any
+
 import tensorflow as tf
 
-from tf_kfgn.factors.estimator import CotangentEstimator, Uses
-from tf_kfgn.losses import Likelihood
+from tf_kfgn.factors.estimator import CotangentEstimator, Uses, random_signs
+from tf_kfgn.factors.kfac import check_count
+from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.losses import Likelihood, random
 from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.tape import CurvatureTape
 
 
 class KFLREstimator(CotangentEstimator):
-    """G is the exact second moment of the back-propagated columns of S."""
+    """G is the exact second moment of the back-propagated columns of S.
 
-    def output_factors(
-        self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor
-    ) -> dict[keras.layers.Layer, tf.Tensor]:
-        """See `FactorEstimator.output_factors`: one backward pass for each output."""
-        del seed
-        totals = [0.0] * len(uses)
-        for likelihood in tape.likelihoods:
+    With `num_columns` below the number K of columns, S is replaced by `sqrt(K / m) S Q` with a
+    random orthonormal Q of m columns. The expectation stays, and with m = K all of it.
+    """
+
+    def __init__(
+        self,
+        approximation: Approximation = "expand",
+        num_columns: int | None = None,
+        *,
+        max_factor_size: int | None = None,
+    ) -> None:
+        """Choose how shared weights enter, and how many columns.
+
+        Args:
+            approximation: See `FactorEstimator`.
+            num_columns: Random orthonormal columns for each output of the model; None for all
+                columns of the root, which is exact.
+            max_factor_size: See `FactorEstimator`.
+
+        Raises:
+            ValueError: If `num_columns` is not a positive integer.
+        """
+        super().__init__(approximation, max_factor_size=max_factor_size)
+        if num_columns is not None:
+            check_count("num_columns", num_columns)
+        self.num_columns = num_columns
+
+    def output_curvature(
+        self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """See `FactorEstimator.output_curvature`: one backward pass for each column."""
+        totals = self.zeros(uses, variables)
+        for output, likelihood in enumerate(tape.likelihoods):
+            columns = Columns(likelihood, self.num_columns, random.fold_in(seed, output))
 
             def add_column(
-                index: tf.Tensor, *sums: tf.Tensor, likelihood: Likelihood = likelihood
+                index: tf.Tensor, *sums: tf.Tensor, columns: Columns = columns
             ) -> tuple[tf.Tensor, ...]:
-                new = self.factors_of_column(
-                    tape, uses, likelihood.outputs, likelihood.column(index)
+                new = self.curvature_of_column(
+                    tape, uses, columns.likelihood.outputs, columns.column(index), variables
                 )
                 return (index + 1, *(a + b for a, b in zip(sums, new, strict=True)))
 
-            zeros = [
-                tf.zeros([operation.out_features] * 2, at_least_float32(operation.output.dtype))
-                for operation, *_ in uses.values()
-            ]
-            _, *sums = tf.while_loop(
-                lambda index, *_, likelihood=likelihood: index < likelihood.num_columns,
+            _, *totals = tf.while_loop(
+                lambda index, *_, columns=columns: index < columns.count,
                 add_column,
-                (tf.constant(0), *zeros),
+                (tf.constant(0), *totals),
                 parallel_iterations=1,
             )
-            totals = [total + new for total, new in zip(totals, sums, strict=True)]
-        return dict(zip(uses, totals, strict=True))
+        return totals[: len(uses)], totals[len(uses) :]
+
+
+class Columns:
+    """Columns of a root of the per-example Hessian, all of them or a random orthonormal set.
+
+    Attributes:
+        likelihood: Whose root it is.
+        count: Number of columns.
+    """
+
+    def __init__(self, likelihood: Likelihood, count: int | None, seed: tf.Tensor) -> None:
+        """Take all columns, or draw `count` directions in their space if there are more."""
+        self.likelihood = likelihood
+        self._seed = seed
+        size = likelihood.num_columns
+        self._directions = None
+        self.count = size
+        if count is not None and count < size:
+            self.count = count
+            dtype = at_least_float32(likelihood.outputs.dtype)
+            normal = random.normal((size, count), random.fold_in(seed, size), dtype)
+            orthonormal, _ = tf.linalg.qr(normal)
+            scale = tf.sqrt(tf.constant(size / count, dtype))
+            self._directions = tf.cast(scale * orthonormal, likelihood.outputs.dtype)
+
+    def column(self, index: tf.Tensor) -> tf.Tensor:
+        """Column `index`, shaped like the outputs, with random signs of the examples."""
+        likelihood = self.likelihood
+        if self._directions is None:
+            column = likelihood.column(index)
+        else:
+            direction = tf.gather(self._directions, index, axis=1)
+            column = likelihood.root_product(
+                tf.reshape(direction, (1, *likelihood.outputs.shape[1:]))
+            )
+        return random_signs(column, random.fold_in(self._seed, index))

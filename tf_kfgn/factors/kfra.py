@@ -1,119 +1,226 @@
 """KFRA: Kronecker factors from one recursion on the batch mean of the output curvature.
 
 Botev, Ritter & Barber (2017), section 3.5, averaged after every recorded operation:
-`G_in = E[J^T G_out J]`. Nothing is sampled and the cost does not grow with the outputs.
+`G_in = E[J^T G_out J]`. Nothing is sampled and the cost does not grow with the outputs. Where the
+graph branches, the recursion carries one average over all live tensors (`Cut`): an operation
+`x -> y` sends each block between y and another live tensor t to `E[J]^T G_yt`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_kfgn.factors.estimator import FactorEstimator, Uses
+from tf_kfgn.factors.cut import Cut
+from tf_kfgn.factors.estimator import (
+    FactorEstimator,
+    Uses,
+    squared_gradient,
+    values_of,
+)
+from tf_kfgn.factors.sharing import Approximation, Reduce
 from tf_kfgn.layers import Recording
-from tf_kfgn.layers.operation import ParametrisedOperation
+from tf_kfgn.layers.operation import Operation
+from tf_kfgn.layers.parameters import WeightMatrix
 from tf_kfgn.losses.precision import at_least_float32
+from tf_kfgn.losses.random import fold_in
 from tf_kfgn.tape import CurvatureTape
 
-
-class Average(NamedTuple):
-    """What the recursion carries: an average, and the tensor over whose features it is."""
-
-    tensor: tf.Tensor
-    value: tf.Tensor
+MEMORY_LIMIT = 2048
+_MIB = 2**20
 
 
 class KFRAEstimator(FactorEstimator):
     """G is read off the average that the recursion carries to each pre-activation.
 
-    Covers chains: models in which every recorded tensor feeds one operation.
+    Diagonals of other variables, which the recursion does not reach, come from one sampled
+    cotangent for each example, as KFAC's do.
     """
 
-    def output_factors(
-        self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor
-    ) -> dict[keras.layers.Layer, tf.Tensor]:
-        """See `FactorEstimator.output_factors`.
+    def __init__(
+        self,
+        approximation: Approximation = "expand",
+        *,
+        max_factor_size: int | None = None,
+        memory_limit: float = MEMORY_LIMIT,
+    ) -> None:
+        """Choose how shared weights enter, and how much memory an average may take.
+
+        Args:
+            approximation: See `FactorEstimator`.
+            max_factor_size: See `FactorEstimator`.
+            memory_limit: Size in MiB above which an average is refused before it is allocated.
+        """
+        super().__init__(approximation, max_factor_size=max_factor_size)
+        self.memory_limit = memory_limit
+
+    def output_curvature(
+        self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """See `FactorEstimator.output_curvature`.
 
         Raises:
             ValueError: If an operation between the loss and a layer with weights was not
-                recorded, a tensor feeds several operations, or a layer is used several times
-                with the approximation `"reduce"`.
+                recorded, or an average would be larger than `memory_limit`.
         """
-        del seed
-        averages: dict[int, Average] = {}
-        for likelihood in tape.likelihoods:
-            outputs, hessian = likelihood.outputs, likelihood.mean_hessian()
-            hessian = tf.cast(hessian, at_least_float32(hessian.dtype))
-            if id(outputs) in averages:
-                hessian += averages[id(outputs)].value
-            averages[id(outputs)] = Average(outputs, hessian)
-        waiting = {id(operation) for operations in uses.values() for operation in operations}
-        found: dict[int, tf.Tensor] = {}
-        for operation in reversed(tape.operations):
-            average = averages.pop(id(operation.output), None)
-            if average is None:
-                continue
-            if id(operation) in waiting:
-                waiting.remove(id(operation))
-                found[id(operation)] = average.value
-            if not waiting:
-                break
-            if id(operation.input) in averages:
-                raise ValueError(
-                    f"KFRA follows chains of layers, but the input of layer "
-                    f"{operation.layer.name!r} feeds several layers. Use KFLR or KFAC."
-                )
-            pulled = operation.pull_back(average.value, tape)
-            averages[id(operation.input)] = Average(operation.input, pulled)
-        self._check_gaps(tape, uses, averages)
-        for operations in uses.values():
-            for operation in operations:
-                if id(operation) in waiting:  # without any influence on the loss
-                    width = operation.shared * operation.out_features
-                    found[id(operation)] = tf.zeros(
-                        [width] * 2, at_least_float32(operation.output.dtype)
-                    )
-        return {layer: self._output_factor(ops, found) for layer, ops in uses.items()}
+        factors = _Sweep(self, tape, uses).factors() if uses else []
+        diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
+        for output, likelihood in enumerate(tape.likelihoods if variables else []):
+            gradients = tape.gradient(
+                likelihood.outputs,
+                values_of(variables),
+                output_gradients=likelihood.sample(fold_in(seed, output)),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            diagonals = [
+                total + squared_gradient(gradient, likelihood.outputs)
+                for total, gradient in zip(diagonals, gradients, strict=True)
+            ]
+        return factors, diagonals
 
-    def _check_gaps(self, tape: CurvatureTape, uses: Uses, averages: dict[int, Average]) -> None:
+    def check_memory(self, layer: keras.layers.Layer, width: int, dtype: tf.DType) -> None:
+        """Refuse an average that would not fit.
+
+        Raises:
+            ValueError: If an average over that many features is larger than `memory_limit`.
+        """
+        size = width**2 * dtype.size / _MIB
+        if size > self.memory_limit:
+            raise ValueError(
+                f"At layer {layer.name!r} ({type(layer).__name__}) KFRA needs an average over "
+                f"{width} features, which takes {size:.0f} MiB; memory_limit is "
+                f"{self.memory_limit:.0f} MiB. Use KFLR or KFAC, whose memory does not grow with "
+                "the square of a layer's width, or raise memory_limit."
+            )
+
+
+class _Sweep:
+    """One pass backwards over the operations of a tape."""
+
+    def __init__(self, estimator: KFRAEstimator, tape: CurvatureTape, uses: Uses) -> None:
+        self._estimator = estimator
+        self._tape = tape
+        self._uses = uses
+        self._waiting = {id(op) for operations in uses.values() for op in operations}
+        self._made = {id(operation.output) for operation in tape.operations}
+        self._needed = self._needed_tensors()
+        self._cut = Cut()
+        self._copies: dict[WeightMatrix, dict[int, int]] = {matrix: {} for matrix in uses}
+        self._averages: dict[WeightMatrix, dict[tuple[int, int], tf.Tensor]] = {
+            matrix: {} for matrix in uses
+        }
+
+    def factors(self) -> list[tf.Tensor]:
+        """G of each matrix."""
+        for likelihood in self._tape.likelihoods:
+            if id(likelihood.outputs) in self._needed:
+                hessian = likelihood.mean_hessian()
+                hessian = tf.cast(hessian, at_least_float32(hessian.dtype))
+                self._cut.add(likelihood.outputs, hessian)
+        for operation in reversed(self._tape.operations):
+            if not self._waiting:
+                break
+            if operation.output in self._cut:
+                self._go_through(operation)
+        self._check_gaps()
+        return [self._factor(matrix) for matrix in self._uses]
+
+    def _go_through(self, operation: Operation) -> None:
+        cut, tape = self._cut, self._tape
+        if id(operation) in self._waiting:
+            self._waiting.remove(id(operation))
+            self._read(operation)
+        average, crosses = cut.remove(operation.output)
+        inputs = [t if id(t) in self._needed else None for t in operation.inputs]
+        if all(tensor is None for tensor in inputs) or not self._waiting:
+            return
+        widths = operation.input_widths
+        self._estimator.check_memory(operation.layer, sum(widths), average.dtype)
+        pulled = operation.pull_back(average, tape)
+        moved = {key: operation.mean_transpose(block, tape) for key, block in crosses.items()}
+        cut.spread(inputs, widths, pulled, moved)
+
+    def _read(self, operation: Any) -> None:
+        """Read the average at one use of a matrix, and that between this use and later ones."""
+        matrix, cut = operation.matrix, self._cut
+        uses, key = self._uses[matrix], id(operation.output)
+        index = next(i for i, use in enumerate(uses) if use is operation)
+        own = cut.block(key, key)
+        averages, copies = self._averages[matrix], self._copies[matrix]
+        averages[index, index] = operation.row_average(own, operation)
+        if len(uses) == 1 or not isinstance(self._estimator.sharing_of(matrix), Reduce):
+            return
+        for other, copy in copies.items():
+            between = cut.block(key, copy)
+            if between is not None:
+                pairs = operation.row_average(between, uses[other])
+                averages[index, other] = pairs
+                averages[other, index] = tf.transpose(pairs, _swapped(pairs.shape.rank))
+        copies[index] = cut.keep(operation.output)
+        if len(copies) == len(uses):
+            cut.drop(list(copies.values()))
+
+    def _factor(self, matrix: WeightMatrix) -> tf.Tensor:
+        averages = self._averages[matrix]
+        operations = self._uses[matrix]
+        for index, operation in enumerate(operations):
+            if (index, index) not in averages:  # without any influence on the loss
+                rows = (operation.shared, *matrix.leading, matrix.out_features)
+                dtype = at_least_float32(operation.output.dtype)
+                averages[index, index] = tf.zeros((*rows, *rows), dtype)
+        return self._estimator.sharing_of(matrix).output_factor_of_averages(
+            averages, self._estimator.diagonal_output(matrix)
+        )
+
+    def _needed_tensors(self) -> set[int]:
+        """Tensors that a matrix still waiting lies behind, as far as the recording tells.
+
+        A tensor that no recorded operation made may hide such a matrix: it counts only if the
+        gradient says so.
+        """
+        unmade: list[tf.Tensor] = []
+        for tensor in self._ends():
+            if id(tensor) not in self._made and all(tensor is not other for other in unmade):
+                unmade.append(tensor)
+        needed = {id(tensor) for tensor in unmade} if self._behind(unmade) else set()
+        for operation in self._tape.operations:
+            if id(operation) in self._waiting or any(id(t) in needed for t in operation.inputs):
+                needed.add(id(operation.output))
+        return needed
+
+    def _ends(self) -> list[tf.Tensor]:
+        inputs = [tensor for operation in self._tape.operations for tensor in operation.inputs]
+        return inputs + [likelihood.outputs for likelihood in self._tape.likelihoods]
+
+    def _behind(self, tensors: list[tf.Tensor]) -> list[str]:
+        """Names of the layers with trained weights that some of the tensors depend on."""
+        operations = [operation for ops in self._uses.values() for operation in ops]
+        if not tensors:
+            return []
+        gradients = self._tape.gradient(tensors, [operation.output for operation in operations])
+        return [
+            operation.layer.name
+            for operation, gradient in zip(operations, gradients, strict=True)
+            if gradient is not None
+        ]
+
+    def _check_gaps(self) -> None:
         """Refuse to go on if an average got stuck on its way to a layer with weights.
 
         The recursion has then missed that average's part of the curvature, even if another one
         reached the layer.
         """
-        stuck = [average.tensor for average in averages.values()]
-        if not stuck:
-            return
-        operations = [operation for ops in uses.values() for operation in ops]
-        gradients = tape.gradient(stuck, [operation.output for operation in operations])
-        behind = [
-            operation.layer.name
-            for operation, gradient in zip(operations, gradients, strict=True)
-            if gradient is not None
-        ]
+        stuck = [tensor for tensor in self._cut.tensors if id(tensor) not in self._made]
+        behind = self._behind(stuck)
         if behind:
-            raise ValueError(_gap_message(tape, behind))
+            raise ValueError(_gap_message(self._tape, behind))
 
-    def _output_factor(
-        self, operations: list[ParametrisedOperation], averages: dict[int, tf.Tensor]
-    ) -> tf.Tensor:
-        """G of a layer from the averages at each of its uses, weighted by shared positions."""
-        if len(operations) > 1 and not self.sharing.separable:
-            raise ValueError(
-                f"Layer {operations[0].layer.name!r} is used {len(operations)} times: "
-                'approximation="reduce" needs the curvature between its uses, which KFRA does not '
-                'follow. Use approximation="expand", KFLR or KFAC.'
-            )
-        total = sum(operation.shared for operation in operations)
-        return tf.add_n(
-            [
-                self.sharing.output_factor_of_average(averages[id(op)], op.shared)
-                * (op.shared / total)
-                for op in operations
-            ]
-        )
+
+def _swapped(rank: int) -> list[int]:
+    return [*range(rank // 2, rank), *range(rank // 2)]
 
 
 def _gap_message(tape: CurvatureTape, unreached: list[str]) -> str:

@@ -1,99 +1,163 @@
 """Weight sharing: how the shared positions of one layer enter its Kronecker factors.
 
-Rows have shape `(batch_size, shared, features)`; N is the batch size, T the number of shared
-positions. For T = 1 both approximations are the same. Names after Eschenhagen et al.,
+Rows have shape `(batch_size, shared, [groups,] features)`; N is the batch size, T the number of
+shared positions. For T = 1 both approximations are the same. Names after Eschenhagen et al.,
 "Kronecker-Factored Approximate Curvature for Modern Neural Network Architectures", NeurIPS 2023.
+
+A factor has shape `([groups,] features, features)`, or `([groups,] features, 1)` where only its
+diagonal is kept.
 """
 
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from collections.abc import Mapping
 
 import tensorflow as tf
 
 from tf_kfgn.layers.operation import batch_size
 
+Approximation = str | Mapping[str, str]
+
 
 class WeightSharing(abc.ABC):
-    """Turns rows, and KFRA's averages, into Kronecker factors.
-
-    Attributes:
-        separable: Whether several uses of a layer enter G each on its own.
-    """
-
-    separable: ClassVar[bool]
+    """Turns rows, and KFRA's averages, into Kronecker factors."""
 
     @abc.abstractmethod
-    def input_factor(self, rows: tf.Tensor) -> tf.Tensor:
-        """The factor A from input rows, shape `(in_features, in_features)`."""
+    def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
+        """The factor A from input rows."""
 
     @abc.abstractmethod
-    def output_factor(self, rows: tf.Tensor) -> tf.Tensor:
-        """The factor G from the rows of one cotangent, shape `(out_features, out_features)`."""
+    def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
+        """The diagonal of A, shape `(size, 1)`, for one-hot input rows.
+
+        Args:
+            tokens: Place of the 1 in each row, shape `(batch_size, shared)`.
+            size: Length of a row.
+            dtype: Type of the factor.
+        """
 
     @abc.abstractmethod
-    def output_factor_of_average(self, average: tf.Tensor, shared: int) -> tf.Tensor:
-        """The factor G from an average of shape `(T * out_features, T * out_features)`."""
+    def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
+        """The factor G from the rows of one cotangent."""
+
+    @abc.abstractmethod
+    def output_factor_of_averages(
+        self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
+    ) -> tf.Tensor:
+        """The factor G from averages over the rows of a layer's uses.
+
+        Args:
+            averages: For each pair of uses with any curvature between them, the average of shape
+                `(shared, [groups,] features, shared', [groups,] features)`.
+            diagonal: Whether to keep nothing but the diagonal.
+        """
 
 
 class Expand(WeightSharing):
     """Every position counts as an example: exact for a loss on each position of a linear layer."""
 
-    separable = True
-
-    def input_factor(self, rows: tf.Tensor) -> tf.Tensor:
+    def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
         """See `WeightSharing.input_factor`: `1/N sum_n sum_t a a^T`."""
-        flat = tf.reshape(rows, (-1, rows.shape[-1]))
-        return tf.matmul(flat, flat, transpose_a=True) / batch_size(rows)
+        return _gram(_all_positions(rows), diagonal) / batch_size(rows)
 
-    def output_factor(self, rows: tf.Tensor) -> tf.Tensor:
+    def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
+        """See `WeightSharing.token_factor`: how often each token occurs in an example."""
+        counts = tf.math.unsorted_segment_sum(
+            tf.ones(tf.size(tokens), dtype), tf.reshape(tokens, (-1,)), size
+        )
+        return counts[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
+
+    def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
         """See `WeightSharing.output_factor`: `1/(N T) sum_n sum_t g g^T`."""
-        flat = tf.reshape(rows, (-1, rows.shape[-1]))
-        return tf.matmul(flat, flat, transpose_a=True) / batch_size(flat)
+        flat = _all_positions(rows)
+        return _gram(flat, diagonal) / batch_size(flat)
 
-    def output_factor_of_average(self, average: tf.Tensor, shared: int) -> tf.Tensor:
-        """See `WeightSharing.output_factor_of_average`: the mean of the diagonal blocks."""
-        pairs = _position_pairs(average, shared)
-        return tf.einsum("sisj->ij", pairs) / tf.cast(shared, average.dtype)
+    def output_factor_of_averages(
+        self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
+    ) -> tf.Tensor:
+        """See `WeightSharing.output_factor_of_averages`: the mean of the diagonal blocks."""
+        own = [average for (use, other), average in averages.items() if use == other]
+        positions = sum(average.shape[0] for average in own)
+        total = tf.add_n([_block_sum(average, "s", "s") for average in own])
+        return _kept(total, diagonal) / tf.cast(positions, total.dtype)
 
 
 class Reduce(WeightSharing):
     """Inputs are averaged and cotangents summed: exact for a layer before a global average."""
 
-    separable = False
-
-    def input_factor(self, rows: tf.Tensor) -> tf.Tensor:
+    def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
         """See `WeightSharing.input_factor`, after averaging a over t."""
-        mean = tf.reduce_mean(rows, axis=1)
-        return tf.matmul(mean, mean, transpose_a=True) / batch_size(rows)
+        return _gram(tf.reduce_mean(rows, axis=1), diagonal) / batch_size(rows)
 
-    def output_factor(self, rows: tf.Tensor) -> tf.Tensor:
+    def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
+        """See `WeightSharing.token_factor`: the mean square of a token's share of an example."""
+        equal = tf.cast(tokens[:, :, None] == tokens[:, None, :], dtype)
+        shares = tf.reduce_sum(equal, axis=2) / tf.cast(tf.shape(tokens)[1], dtype) ** 2
+        sums = tf.math.unsorted_segment_sum(
+            tf.reshape(shares, (-1,)), tf.reshape(tokens, (-1,)), size
+        )
+        return sums[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
+
+    def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
         """See `WeightSharing.output_factor`, after summing g over t."""
-        total = tf.reduce_sum(rows, axis=1)
-        return tf.matmul(total, total, transpose_a=True) / batch_size(rows)
+        return _gram(tf.reduce_sum(rows, axis=1), diagonal) / batch_size(rows)
 
-    def output_factor_of_average(self, average: tf.Tensor, shared: int) -> tf.Tensor:
-        """See `WeightSharing.output_factor_of_average`: the sum of all blocks."""
-        return tf.einsum("sitj->ij", _position_pairs(average, shared))
+    def output_factor_of_averages(
+        self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
+    ) -> tf.Tensor:
+        """See `WeightSharing.output_factor_of_averages`: the sum of all blocks."""
+        return _kept(tf.add_n([_block_sum(a, "s", "t") for a in averages.values()]), diagonal)
 
 
 _APPROXIMATIONS: dict[str, WeightSharing] = {"expand": Expand(), "reduce": Reduce()}
 
 
-def weight_sharing(approximation: str) -> WeightSharing:
-    """The approximation of that name.
+class Sharing:
+    """The approximation of every layer.
+
+    Args:
+        approximation: `"expand"` or `"reduce"`, or one of these for each name of a layer; layers
+            that are not named are expanded.
 
     Raises:
-        ValueError: If the name is not `"expand"` or `"reduce"`.
+        ValueError: If some name is not `"expand"` or `"reduce"`.
     """
-    if approximation not in _APPROXIMATIONS:
-        raise ValueError(
-            f"`approximation` must be one of {sorted(_APPROXIMATIONS)}, received {approximation!r}."
-        )
-    return _APPROXIMATIONS[approximation]
+
+    def __init__(self, approximation: Approximation = "expand") -> None:
+        """See the class."""
+        self._named = approximation if isinstance(approximation, Mapping) else {}
+        self._default = "expand" if isinstance(approximation, Mapping) else approximation
+        for chosen in (self._default, *self._named.values()):
+            if not isinstance(chosen, str) or chosen not in _APPROXIMATIONS:
+                raise ValueError(
+                    f"`approximation` must be one of {sorted(_APPROXIMATIONS)}, or a dictionary "
+                    f"from names of layers to these, received {approximation!r}."
+                )
+
+    def of_layer(self, name: str) -> WeightSharing:
+        """The approximation of the layer of that name."""
+        return _APPROXIMATIONS[self._named.get(name, self._default)]
 
 
-def _position_pairs(average: tf.Tensor, shared: int) -> tf.Tensor:
-    features = average.shape[0] // shared
-    return tf.reshape(average, (shared, features, shared, features))
+def _all_positions(rows: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(rows, (-1, *rows.shape[2:]))
+
+
+def _gram(rows: tf.Tensor, diagonal: bool) -> tf.Tensor:
+    """`X^T X` of rows of shape `(n, [groups,] features)`, or its diagonal as a column."""
+    if diagonal:
+        return tf.reduce_sum(tf.square(rows), axis=0)[..., None]
+    if rows.shape.rank == 3:
+        rows = tf.transpose(rows, (1, 0, 2))
+    return tf.matmul(rows, rows, transpose_a=True)
+
+
+def _block_sum(average: tf.Tensor, first: str, second: str) -> tf.Tensor:
+    """Sum of the blocks of pairs of positions, within each group."""
+    group = "g" if average.shape.rank == 6 else ""
+    return tf.einsum(f"{first}{group}i{second}{group}j->{group}ij", average)
+
+
+def _kept(factor: tf.Tensor, diagonal: bool) -> tf.Tensor:
+    return tf.linalg.diag_part(factor)[..., None] if diagonal else factor

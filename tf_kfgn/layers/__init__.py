@@ -9,7 +9,7 @@ import keras
 from tf_kfgn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
 from tf_kfgn.layers.dense import Dense
 from tf_kfgn.layers.dropout import Dropout
-from tf_kfgn.layers.operation import Recording
+from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.reshaping import Flatten, Reshape
 
 RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {

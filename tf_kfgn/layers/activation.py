@@ -7,7 +7,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import ElementwiseOperation, Operation, Recording
+from tf_kfgn.layers.operation import ElementwiseOperation, Operation
+from tf_kfgn.layers.recording import Recording
 from tf_kfgn.tape import CurvatureTape, active_tape
 
 # Everything in keras.activations but these maps each feature on its own.
@@ -81,7 +82,7 @@ class ELU(_ElementwiseLayer, keras.layers.ELU):
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class PReLU(_ElementwiseLayer, keras.layers.PReLU):
-    """`keras.layers.PReLU` that records itself; its slopes have no curvature block."""
+    """`keras.layers.PReLU` that records itself; its slopes have a diagonal block."""
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")

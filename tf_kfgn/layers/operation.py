@@ -2,12 +2,14 @@
 
 An *average* is a matrix over the features of one tensor, flattened per example: for a tensor of
 shape `(batch_size, *features)` it has shape `(d, d)` with `d = prod(features)`. KFRA sends such
-averages backwards, one recorded operation at a time.
+averages backwards, one recorded operation at a time. An operation with several inputs is treated
+as one with a single input: their flattened features, one after the other.
 """
 
 from __future__ import annotations
 
-import abc
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -16,22 +18,49 @@ MAX_EXACT_WIDTH = 4096
 
 
 class Operation:
-    """One recorded, differentiable, parameter-free operation `input -> output`.
+    """One recorded, differentiable, parameter-free operation `inputs -> output`.
 
-    Its `pull_back` is exact for any operation that treats examples independently, at the price
-    of two vector-Jacobian products for every output. Subclasses know cheaper rules.
+    Its rules are exact for any operation that treats examples independently, at the price of two
+    vector-Jacobian products for every output. Subclasses know cheaper ones.
 
     Attributes:
         layer: The layer that ran the operation.
-        input: Its input, shape `(batch_size, *features)`.
+        inputs: Its inputs, each of shape `(batch_size, *features)`.
         output: Its output, shape `(batch_size, *features)`.
     """
 
-    def __init__(self, layer: keras.layers.Layer, input: tf.Tensor, output: tf.Tensor) -> None:
-        """Hold the two ends."""
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        inputs: tf.Tensor | Sequence[tf.Tensor],
+        output: tf.Tensor,
+        function: Callable[..., tf.Tensor] | None = None,
+    ) -> None:
+        """Hold the ends of an operation.
+
+        Args:
+            layer: The layer that ran it.
+            inputs: A tensor or several.
+            output: What came out.
+            function: Makes the output from the inputs once more. Needed with several inputs,
+                whose derivatives must not mix where one was made from another.
+        """
         self.layer = layer
-        self.input = input
+        self.inputs: list[tf.Tensor] = (
+            list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        )
         self.output = output
+        self.function = function
+
+    @property
+    def input(self) -> tf.Tensor:
+        """The first input."""
+        return self.inputs[0]
+
+    @property
+    def input_widths(self) -> list[int]:
+        """Features of one example of each input."""
+        return [num_features(tensor) for tensor in self.inputs]
 
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
         """Average of `J_n^T G J_n` over the batch.
@@ -41,54 +70,168 @@ class Operation:
             tape: The tape that recorded the operation.
 
         Returns:
-            The average over the flattened features of `input`.
+            The average over the flattened features of the inputs.
 
         Raises:
             ValueError: If the output is too wide for the exact rule.
         """
         width = average.shape[0]
+        transposed = self._transposed_jacobian(width, average.dtype, tape)
+
+        def add_column(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            unit = transposed(tf.one_hot(index, width, dtype=average.dtype))
+            curved = transposed(average[index])
+            return index + 1, total + tf.matmul(unit, curved, transpose_a=True)
+
+        features = sum(self.input_widths)
+        return self._sum_over_outputs(add_column, width, (features, features), average.dtype)
+
+    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """The transposed mean Jacobian times a matrix: `E[J_n]^T C`.
+
+        Args:
+            columns: C, with one row for each of the flattened features of `output`.
+            tape: The tape that recorded the operation.
+
+        Returns:
+            A matrix with one row for each of the flattened features of the inputs.
+
+        Raises:
+            ValueError: If the output is too wide for the exact rule.
+        """
+        width = columns.shape[0]
+        transposed = self._transposed_jacobian(width, columns.dtype, tape)
+
+        def add_row(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            unit = transposed(tf.one_hot(index, width, dtype=columns.dtype))
+            return index + 1, total + tf.reduce_sum(unit, axis=0)[:, None] * columns[index]
+
+        shape = (sum(self.input_widths), columns.shape[1])
+        return self._sum_over_outputs(add_row, width, shape, columns.dtype)
+
+    def _sum_over_outputs(
+        self, add: Callable[..., Any], width: int, shape: tuple[int, int], dtype: tf.DType
+    ) -> tf.Tensor:
+        """Batch mean of a sum with one term for each feature of the output."""
+        _, total = tf.while_loop(
+            lambda index, _: index < width,
+            add,
+            (tf.constant(0), tf.zeros(shape, dtype)),
+            parallel_iterations=1,
+        )
+        return total / tf.cast(tf.shape(self.output)[0], dtype)
+
+    def _transposed_jacobian(
+        self, width: int, dtype: tf.DType, tape: tf.GradientTape
+    ) -> Callable[[tf.Tensor], tf.Tensor]:
+        """The map of a vector over the output to `J_n^T v`, shape `(batch_size, features)`."""
         if width > MAX_EXACT_WIDTH:
             raise ValueError(
                 f"KFRA has no rule of its own for layer {self.layer.name!r} "
                 f"({type(self.layer).__name__}), and its {width} outputs per example are more "
                 f"than the {MAX_EXACT_WIDTH} that the exact rule takes. Use KFLR or KFAC."
             )
-        features = num_features(self.input)
+        inputs, output, tape = self.once_more(tape)
 
         def transposed(vector: tf.Tensor) -> tf.Tensor:
             cotangent = tf.broadcast_to(
-                tf.reshape(vector, (1, *self.output.shape[1:])), tf.shape(self.output)
+                tf.reshape(vector, (1, *output.shape[1:])), tf.shape(output)
             )
-            product = tape.gradient(
-                self.output, self.input, output_gradients=tf.cast(cotangent, self.output.dtype)
+            products = tape.gradient(
+                output,
+                inputs,
+                output_gradients=tf.cast(cotangent, output.dtype),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
-            return tf.cast(tf.reshape(product, (-1, features)), average.dtype)
+            return flattened(products, self.input_widths, dtype)
 
-        def add_column(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            unit = transposed(tf.one_hot(index, width, dtype=average.dtype))
-            curved = transposed(average[:, index])
-            return index + 1, total + tf.matmul(unit, curved, transpose_a=True)
+        return transposed
 
-        _, total = tf.while_loop(
-            lambda index, _: index < width,
-            add_column,
-            (tf.constant(0), tf.zeros((features, features), average.dtype)),
-            parallel_iterations=1,
-        )
-        return total / tf.cast(tf.shape(self.input)[0], total.dtype)
+    def once_more(
+        self, tape: tf.GradientTape
+    ) -> tuple[list[tf.Tensor], tf.Tensor, tf.GradientTape]:
+        """Inputs and output of a pass whose tape holds nothing but this operation.
+
+        With a single input that is the recorded pass itself.
+        """
+        if len(self.inputs) == 1:
+            return self.inputs, self.output, tape
+        if self.function is None:
+            raise ValueError(
+                f"The operation of layer {self.layer.name!r} has {len(self.inputs)} inputs and no "
+                "`function` that makes its output once more."
+            )
+        inputs = [tf.identity(tensor) for tensor in self.inputs]
+        with tf.GradientTape(persistent=True) as again:
+            again.watch(inputs)
+            output = self.function(*inputs)
+        return inputs, output, again
 
 
 class ElementwiseOperation(Operation):
-    """An operation whose every output depends on the input of the same place alone."""
+    """An operation whose every output depends on the same place of each input alone.
+
+    Inputs have the shape of the output.
+    """
 
     def derivative(self, tape: tf.GradientTape) -> tf.Tensor:
-        """The derivative of each output, shaped like `output`."""
-        return tape.gradient(self.output, self.input)
+        """The derivative of each output for the first input, shaped like `output`."""
+        return self.derivatives(tape)[0]
+
+    def derivatives(self, tape: tf.GradientTape) -> list[tf.Tensor]:
+        """The derivative of each output for each input, all shaped like `output`."""
+        inputs, output, tape = self.once_more(tape)
+        zero = tf.UnconnectedGradients.ZERO
+        return tape.gradient(output, inputs, unconnected_gradients=zero)
 
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
         """See `Operation.pull_back`: the average times, elementwise, `E[f' f'^T]`."""
-        slopes = tf.reshape(self.derivative(tape), (-1, num_features(self.output)))
-        return average * second_moment(tf.cast(slopes, average.dtype))
+        slopes = flattened(self.derivatives(tape), self.input_widths, average.dtype)
+        copies = len(self.inputs)
+        tiled = average if copies == 1 else tf.tile(average, (copies, copies))
+        return tiled * second_moment(slopes)
+
+    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.mean_transpose`: the columns times, elementwise, `E[f']`."""
+        slopes = flattened(self.derivatives(tape), self.input_widths, columns.dtype)
+        copies = len(self.inputs)
+        tiled = columns if copies == 1 else tf.tile(columns, (copies, 1))
+        return tiled * tf.reduce_mean(slopes, axis=0)[:, None]
+
+
+class LinearOperation(Operation):
+    """An operation that is affine in its inputs, in the same way for every example.
+
+    `function` must work for any number of examples and any floating type. Its transpose comes
+    from one vector-Jacobian product, in which the rows of a matrix stand for examples.
+    """
+
+    def transpose(self, rows: tf.Tensor) -> tf.Tensor:
+        """`J^T` times each row: `(k, output features)` in, `(k, input features)` out."""
+        assert self.function is not None
+        count = tf.shape(rows)[0]
+        inputs = [tf.zeros((count, *tensor.shape[1:]), rows.dtype) for tensor in self.inputs]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = self.function(*inputs)
+        products = tape.gradient(
+            output,
+            inputs,
+            output_gradients=tf.reshape(rows, tf.shape(output)),
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        flat = flattened(products, self.input_widths, rows.dtype)
+        return tf.ensure_shape(flat, (rows.shape[0], sum(self.input_widths)))
+
+    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.pull_back`: the transpose on both sides."""
+        del tape
+        return self.transpose(tf.transpose(self.transpose(average)))
+
+    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.mean_transpose`: the transpose."""
+        del tape
+        return tf.transpose(self.transpose(tf.transpose(columns)))
 
 
 class ReshapingOperation(Operation):
@@ -99,31 +242,10 @@ class ReshapingOperation(Operation):
         del tape
         return average
 
-
-class ParametrisedOperation(Operation, abc.ABC):
-    """An operation with a weight matrix: `output = [input, 1] W` for each shared position.
-
-    Estimators see its two ends as *rows* of shape `(batch_size, shared, features)`, where
-    `shared` counts the places of one example that use the same weights.
-    """
-
-    @property
-    @abc.abstractmethod
-    def shared(self) -> int:
-        """Number of shared positions."""
-
-    @property
-    @abc.abstractmethod
-    def out_features(self) -> int:
-        """Columns of the weight matrix."""
-
-    @abc.abstractmethod
-    def input_rows(self) -> tf.Tensor:
-        """Inputs, with a last 1 if there is a bias; `(batch_size, shared, in_features [+ 1])`."""
-
-    @abc.abstractmethod
-    def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
-        """A cotangent of `output` as `(batch_size, shared, out_features)`."""
+    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.mean_transpose`: nothing changes."""
+        del tape
+        return columns
 
 
 def num_features(tensor: tf.Tensor) -> int:
@@ -141,6 +263,15 @@ def num_features(tensor: tf.Tensor) -> int:
     return features
 
 
+def flattened(tensors: Sequence[tf.Tensor], widths: Sequence[int], dtype: tf.DType) -> tf.Tensor:
+    """The features of each example, tensor by tensor: shape `(batch_size, features)`."""
+    rows = [
+        tf.cast(tf.reshape(tensor, (-1, width)), dtype)
+        for tensor, width in zip(tensors, widths, strict=True)
+    ]
+    return rows[0] if len(rows) == 1 else tf.concat(rows, axis=1)
+
+
 def batch_size(tensor: tf.Tensor) -> tf.Tensor:
     """Number of examples, as a scalar of the tensor's own dtype."""
     return tf.cast(tf.shape(tensor)[0], tensor.dtype)
@@ -149,15 +280,3 @@ def batch_size(tensor: tf.Tensor) -> tf.Tensor:
 def second_moment(rows: tf.Tensor) -> tf.Tensor:
     """Mean outer product `X^T X / N` of a matrix of N rows."""
     return tf.matmul(rows, rows, transpose_a=True) / batch_size(rows)
-
-
-class Recording:
-    """Marks a layer class that records itself; see `tf_kfgn.layers`."""
-
-    @classmethod
-    def stock_class(cls) -> type[keras.layers.Layer]:
-        """The Keras class that this class stands for."""
-        position = cls.__mro__.index(Recording)
-        return next(
-            base for base in cls.__mro__[position + 1 :] if issubclass(base, keras.layers.Layer)
-        )

@@ -10,9 +10,32 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 _MARK = "_tf_kfgn_mark"
+
+
+@dataclasses.dataclass(frozen=True)
+class AxisOrder:
+    """How the axes of a weight come into the order of a matrix.
+
+    Attributes:
+        shape: Shape that the weight is given first; it may split axes.
+        order: Its axes in the order (groups, rows, columns).
+    """
+
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def apply(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The weight in the order of the matrix."""
+        return tf.transpose(tf.reshape(tensor, self.shape), self.order)
+
+    def undo(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The inverse of `apply`, but for the weight's own shape."""
+        ordered = tf.reshape(tensor, [self.shape[axis] for axis in self.order])
+        return tf.transpose(ordered, np.argsort(self.order))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,42 +43,76 @@ class WeightMatrix:
     """The joint weight matrix of a layer: the kernel's rows, the bias as the last row.
 
     Attributes:
-        layer: Name of the layer, for messages.
-        in_features: Rows of the kernel, the bias row not counted.
-        out_features: Columns.
+        layer: Name of the layer.
+        in_features: Rows of the kernel (of one group), the bias row not counted.
+        out_features: Columns (of one group).
+        groups: Number of matrices side by side, or None for a single one without that axis.
+        kernel_order: Order of the kernel's axes; None if rows come first and columns last.
+        bias_order: Order of the bias's axes; None if they are groups and columns already.
+        part: Which of several matrices of the layer this is, or None for its only one.
+        diagonal_input: Whether A is diagonal by nature, as that of an embedding.
     """
 
     layer: str
     in_features: int
     out_features: int
+    groups: int | None = None
+    kernel_order: AxisOrder | None = None
+    bias_order: AxisOrder | None = None
+    part: str | None = None
+    diagonal_input: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the matrix, that of its layer if it is the only one there."""
+        return self.layer if self.part is None else f"{self.layer}/{self.part}"
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The axis of groups, as a shape."""
+        return () if self.groups is None else (self.groups,)
 
     def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:
-        """Stack kernel [and bias] into one matrix of shape `(in_features [+ 1], out_features)`."""
-        rows = [tf.reshape(tensor, (-1, self.out_features)) for tensor in tensors]
-        return tf.concat(rows, axis=0)
+        """Stack kernel [and bias] into one matrix, `([groups,] in [+ 1], out)`."""
+        orders = (self.kernel_order, self.bias_order)
+        rows = [
+            tf.reshape(
+                tensor if order is None else order.apply(tensor),
+                (*self.leading, -1, self.out_features),
+            )
+            for tensor, order in zip(tensors, orders, strict=False)
+        ]
+        return tf.concat(rows, axis=-2)
 
     def split(self, matrix: tf.Tensor, shapes: Sequence[tf.TensorShape]) -> list[tf.Tensor]:
         """Cut a joint matrix into tensors of the given shapes: the inverse of `join`."""
-        kernel = tf.reshape(matrix[: self.in_features], shapes[0])
-        return [kernel, *(tf.reshape(matrix[self.in_features :], shape) for shape in shapes[1:])]
+        pieces = (matrix[..., : self.in_features, :], matrix[..., self.in_features :, :])
+        orders = (self.kernel_order, self.bias_order)
+        return [
+            tf.reshape(piece if order is None else order.undo(piece), shape)
+            for piece, order, shape in zip(pieces, orders, shapes, strict=False)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What a variable is to its block."""
+    """What a variable is to its block; without a matrix it has a diagonal block of its own."""
 
-    matrix: WeightMatrix
+    matrix: WeightMatrix | None
     is_kernel: bool
 
 
-def mark_weights(layer: Any, kernel: Any, bias: Any) -> None:
+def mark_weights(matrix: WeightMatrix, kernel: Any, bias: Any) -> None:
     """Mark the kernel and the bias (or None) of a built layer as one weight matrix."""
-    out_features = kernel.shape[-1]
-    in_features = tf.TensorShape(kernel.shape[:-1]).num_elements()
-    matrix = WeightMatrix(layer.name, in_features, out_features)
     setattr(kernel, _MARK, Mark(matrix, is_kernel=True))
     if bias is not None:
         setattr(bias, _MARK, Mark(matrix, is_kernel=False))
+
+
+def mark_diagonal(variable: Any) -> None:
+    """Mark a variable as one with a diagonal block of its own, unless it has a mark already."""
+    if mark_of(variable) is None:
+        setattr(variable, _MARK, Mark(None, is_kernel=False))
 
 
 def mark_of(variable: Any) -> Mark | None:
@@ -63,8 +120,19 @@ def mark_of(variable: Any) -> Mark | None:
     return getattr(variable, _MARK, None)
 
 
+def matrix_of(variable: Any) -> WeightMatrix | None:
+    """The weight matrix that a variable is marked to belong to, or None."""
+    mark = mark_of(variable)
+    return None if mark is None else mark.matrix
+
+
 def remove_marks(variables: Sequence[Any]) -> None:
     """Leave the variables as Keras made them."""
     for variable in variables:
         if mark_of(variable) is not None:
             delattr(variable, _MARK)
+
+
+def is_large(size: int, max_factor_size: int | None) -> bool:
+    """Whether a Kronecker factor of that many rows is kept as a diagonal only."""
+    return max_factor_size is not None and size > max_factor_size

@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import Operation, Recording, ReshapingOperation
+from tf_kfgn.layers.operation import Operation, ReshapingOperation
+from tf_kfgn.layers.recording import Recording
 from tf_kfgn.tape import active_tape
 
 

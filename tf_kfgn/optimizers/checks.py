@@ -39,13 +39,34 @@ def check_period(name: str, value: Any, *, optional: bool = False) -> None:
     Raises:
         ValueError: If it is not.
     """
+    check_count(name, value, "a whole number of updates", optional=optional)
+
+
+def check_count(
+    name: str, value: Any, what: str = "a whole number", *, optional: bool = False
+) -> None:
+    """Check that an argument is a whole number, at least 1.
+
+    Raises:
+        ValueError: If it is not.
+    """
     if value is None and optional:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(
-            f"`{name}` must be a whole number of updates, at least 1"
-            f"{' (or None)' if optional else ''}, received {value!r}."
+            f"`{name}` must be {what}, at least 1{' (or None)' if optional else ''}, "
+            f"received {value!r}."
         )
+
+
+def check_seed(value: Any) -> None:
+    """Check that a seed is an integer.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"`seed` must be an integer, received {value!r}.")
 
 
 POSITIVE = math.ulp(0.0)

@@ -22,10 +22,11 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tf_kfgn.blocks.collection import Estimates
+from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.parameters import Layout
 from tf_kfgn.factors import FactorEstimator
-from tf_kfgn.factors.sharing import weight_sharing
-from tf_kfgn.layers.parameters import mark_of
+from tf_kfgn.factors.sharing import Approximation, Sharing
 from tf_kfgn.optimizers import replicas, update
 from tf_kfgn.optimizers.checks import POSITIVE, check_number
 from tf_kfgn.optimizers.state import Settings, StateVariables
@@ -39,6 +40,9 @@ class RecordedPass(NamedTuple):
     objective: Callable[[], tf.Tensor] | None = None
     loss: tf.Tensor | None = None
 
+
+# A Cholesky inverse of 4096 rows takes seconds on a CPU, and its state 64 MiB.
+MAX_FACTOR_SIZE = 4096
 
 _NOTHING = RecordedPass()
 _recorded_pass: contextvars.ContextVar[RecordedPass] = contextvars.ContextVar(
@@ -71,8 +75,11 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             about as much as a gradient, and move slowly.
         inverse_period: Updates between two inversions. Defaults to `20`. During the first
             `inverse_period` updates every new estimate is inverted at once.
-        approximation: How positions that share weights enter, `"expand"` or `"reduce"`. Defaults
-            to `"expand"`. Without shared weights both are the same.
+        approximation: How positions that share weights enter, `"expand"` or `"reduce"`, or a
+            dictionary from names of layers to these. Defaults to `"expand"`. Without shared
+            weights both are the same.
+        max_factor_size: Rows of a Kronecker factor above which only its diagonal is kept; None
+            for no limit. Defaults to `MAX_FACTOR_SIZE`.
         weight_decay: Float. If set, decoupled weight decay is applied before the step.
         clipnorm: Float. If set, the gradient of each weight is clipped to this norm before it is
             preconditioned.
@@ -106,7 +113,8 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
-        approximation: str = "expand",
+        approximation: Approximation = "expand",
+        max_factor_size: int | None = MAX_FACTOR_SIZE,
         weight_decay: float | None = None,
         clipnorm: float | None = None,
         clipvalue: float | None = None,
@@ -144,9 +152,10 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,
+            max_factor_size=max_factor_size,
         )
         self._settings.check()
-        weight_sharing(approximation)  # refuses a wrong name
+        Sharing(approximation)  # refuses a wrong name
         self.approximation = approximation
 
     @abc.abstractmethod
@@ -157,6 +166,11 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
     def seed(self) -> int:
         """Seed of the estimator; the factors of update t are drawn from `(seed, t)`."""
         return 0
+
+    @property
+    def max_factor_size(self) -> int | None:
+        """Rows of a Kronecker factor above which only its diagonal is kept."""
+        return self._settings.max_factor_size
 
     # State
 
@@ -172,7 +186,9 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         if self.built:
             return
         super().build(variables)
-        self._state = StateVariables(self, Layout.of(variables), self._settings.damping)
+        self._state = StateVariables(
+            self, Layout.of(variables, self._settings.max_factor_size), self._settings.damping
+        )
 
     @property
     def damping(self) -> Any:
@@ -278,7 +294,7 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         else:
             memory = update.with_initial_damping(memory, tape)
             memory = update.with_factors(
-                memory, settings, iteration, lambda: self._factors(tape, iteration)
+                memory, settings, iteration, layout, lambda: self._estimates(tape, iteration)
             )
             memory = update.with_inverses(memory, settings, iteration, layout)
         proposal = update.propose(memory, settings, layout, gradient, learning_rate, tape)
@@ -315,21 +331,26 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             gradient[self._get_variable_index(variable)] = tf.convert_to_tensor(value)
         return gradient
 
-    def _factors(self, tape: CurvatureTape, iteration: tf.Tensor) -> update.Factors:
-        """New factors of every block, from one recorded pass."""
+    def _estimates(self, tape: CurvatureTape, iteration: tf.Tensor) -> Estimates:
+        """New estimates for every block, from one recorded pass."""
+        layout = self._state.layout
         seed = tf.stack([tf.constant(self.seed, tf.int64), iteration])
-        found = {}
-        for layer, factors in self.make_estimator()(tape, seed).items():
-            mark = mark_of(layer.trainable_variables[0])
-            if mark is not None:
-                found[mark.matrix] = (factors.A, factors.G)
-        missing = [b.matrix.layer for b in self._state.layout.blocks if b.matrix not in found]
+        found = self.make_estimator().estimate(tape, seed, layout.diagonal_variables)
+        diagonals = iter(found.diagonals)
+        estimates, missing = [], []
+        for block in layout.blocks:
+            if not isinstance(block, KroneckerBlock):
+                estimates.append((next(diagonals),))
+            elif block.matrix in found.factors:
+                estimates.append(tuple(found.factors[block.matrix]))
+            else:
+                missing.append(block.name)
         if missing:
             raise ValueError(
                 f"The CurvatureTape has not recorded the layers {missing}, whose weights this "
                 "optimizer trains. Call the whole model inside the tape."
             )
-        return [found[block.matrix] for block in self._state.layout.blocks]
+        return estimates
 
     def _require_curvature(self) -> None:
         """Refuse a step without a tape as long as no factors exist."""

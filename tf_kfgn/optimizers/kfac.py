@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.factors import KFACEstimator
+from tf_kfgn.optimizers.checks import check_seed
 from tf_kfgn.optimizers.gauss_newton import GaussNewton
 
 
@@ -41,8 +42,7 @@ class KFAC(GaussNewton):
         super().__init__(*args, **kwargs)
         if seed is None:
             seed = random.randint(0, 2**31 - 1)
-        if not isinstance(seed, int):
-            raise ValueError(f"`seed` must be an integer or None, received {seed!r}.")
+        check_seed(seed)
         self._seed = seed
         self.num_samples = num_samples
         self.make_estimator()  # refuses a wrong num_samples now rather than in the first step
@@ -54,7 +54,9 @@ class KFAC(GaussNewton):
 
     def make_estimator(self) -> KFACEstimator:
         """See `GaussNewton.make_estimator`."""
-        return KFACEstimator(self.approximation, self.num_samples)
+        return KFACEstimator(
+            self.approximation, self.num_samples, max_factor_size=self.max_factor_size
+        )
 
     def get_config(self) -> dict[str, Any]:
         """See `GaussNewton.get_config`."""

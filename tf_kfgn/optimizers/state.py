@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.blocks.collection import States
-from tf_kfgn.blocks.kronecker import KroneckerState
+from tf_kfgn.blocks.factor import identity
 from tf_kfgn.blocks.parameters import Layout
 from tf_kfgn.optimizers import replicas
-from tf_kfgn.optimizers.checks import POSITIVE, check_number, check_period
+from tf_kfgn.optimizers.checks import POSITIVE, check_count, check_number, check_period
 
 
 class Settings(NamedTuple):
@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     curvature_decay: float
     factor_period: int
     inverse_period: int
+    max_factor_size: int | None
 
     def check(self) -> None:
         """Refuse what is out of range.
@@ -42,6 +43,7 @@ class Settings(NamedTuple):
         check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
         check_period("factor_period", self.factor_period)
         check_period("inverse_period", self.inverse_period)
+        check_count("max_factor_size", self.max_factor_size, optional=True)
 
 
 class Scalars(NamedTuple):
@@ -111,12 +113,17 @@ class StateVariables:
                 shape, initializer, dtype, "only_first_replica", name=name
             )
 
+        initializers = {"zeros": "zeros", "ones": "ones", "identity": identity}
         self._blocks = [
-            KroneckerState(
-                add(f"{block.matrix.layer}_A", (block.rows, block.rows), "zeros"),
-                add(f"{block.matrix.layer}_G", (block.columns, block.columns), "zeros"),
-                add(f"{block.matrix.layer}_A_inverse", (block.rows, block.rows), "identity"),
-                add(f"{block.matrix.layer}_G_inverse", (block.columns, block.columns), "identity"),
+            block.state(
+                [
+                    add(
+                        f"{block.name}_{slot.name}".replace("/", "_"),
+                        slot.shape,
+                        initializers[slot.initial],
+                    )
+                    for slot in block.slots
+                ]
             )
             for block in layout.blocks
         ]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_kfgn.blocks import collection, kronecker
+from tf_kfgn.blocks import collection
+from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.parameters import Layout
 from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.damping import INITIAL_DAMPING, MIN_DAMPING, RETRY, adapted, reduction_ratio
 from tf_kfgn.optimizers.state import Memory, Settings
 from tf_kfgn.optimizers.step_size import minimise, quadratic_model
 from tf_kfgn.tape import CurvatureTape
-
-Factors = Sequence[tuple[tf.Tensor, tf.Tensor]]
 
 
 class Proposal(NamedTuple):
@@ -34,7 +33,7 @@ class Proposal(NamedTuple):
     @property
     def usable(self) -> tf.Tensor:
         """Whether the whole step is finite."""
-        return tf.reduce_all([kronecker.is_finite(piece) for piece in self.step])
+        return tf.reduce_all([is_finite(piece) for piece in self.step])
 
 
 def with_initial_damping(memory: Memory, tape: CurvatureTape) -> Memory:
@@ -58,22 +57,26 @@ def with_initial_damping(memory: Memory, tape: CurvatureTape) -> Memory:
 
 
 def with_factors(
-    memory: Memory, settings: Settings, iteration: tf.Tensor, estimate: Callable[[], Factors]
+    memory: Memory,
+    settings: Settings,
+    iteration: tf.Tensor,
+    layout: Layout,
+    estimate: Callable[[], collection.Estimates],
 ) -> Memory:
     """On the factor period, mix newly estimated factors into the averages."""
-    blocks, scalars = memory.blocks, memory.scalars
+    states, scalars = memory.blocks, memory.scalars
     due = (iteration % settings.factor_period == 0) | (scalars.factor_updates == 0)
-    factors = tf.cond(due, estimate, lambda: [(state.A, state.G) for state in blocks])
-    factors = replicas.mean(factors)
+    new = tf.cond(due, estimate, lambda: collection.estimates(layout.blocks, states))
+    new = replicas.mean(new)
     count = tf.cast(scalars.factor_updates + 1, scalars.damping.dtype)
     decay = tf.minimum(1 - 1 / count, settings.curvature_decay)
-    blocks, accepted = tf.cond(
+    states, accepted = tf.cond(
         due,
-        lambda: collection.average(blocks, factors, decay),
-        lambda: (blocks, tf.constant(False)),
+        lambda: collection.average(layout.blocks, states, new, decay),
+        lambda: (states, tf.constant(False)),
     )
     updates = scalars.factor_updates + tf.cast(accepted, tf.int64)
-    return memory._replace(blocks=blocks, scalars=scalars._replace(factor_updates=updates))
+    return memory._replace(blocks=states, scalars=scalars._replace(factor_updates=updates))
 
 
 def with_inverses(
@@ -83,20 +86,20 @@ def with_inverses(
 
     A failure raises the damping, and the next update tries again.
     """
-    blocks, scalars = memory.blocks, memory.scalars
+    states, scalars = memory.blocks, memory.scalars
     early = (iteration < settings.inverse_period) & (iteration % settings.factor_period == 0)
     old = (scalars.inverse_age == 0) | (scalars.inverse_age >= settings.inverse_period)
     due = (early | old) & (scalars.factor_updates > 0)
-    blocks, failures = tf.cond(
+    states, failures = tf.cond(
         due,
-        lambda: collection.invert(blocks, layout.block_ridges(scalars.damping)),
-        lambda: (blocks, tf.zeros((), tf.int64)),
+        lambda: collection.invert(layout.blocks, states, layout.block_ridges(scalars.damping)),
+        lambda: (states, tf.zeros((), tf.int64)),
     )
     failed = failures > 0
     age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
     age = tf.where(due, tf.cast(~failed, tf.int64), age)
     return memory._replace(
-        blocks=blocks,
+        blocks=states,
         scalars=scalars._replace(
             damping=tf.where(failed, scalars.damping * RETRY, scalars.damping),
             inverse_age=age,

@@ -1,0 +1,60 @@
+"""A symmetric factor of a block: dense, `([groups,] d, d)`, or its diagonal, `([groups,] d, 1)`."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def is_diagonal(factor: tf.Tensor) -> bool:
+    """Whether a factor is kept as a column, its diagonal."""
+    return factor.shape[-1] == 1
+
+
+def identity(shape: tuple[int, ...], dtype: tf.DType) -> tf.Tensor:
+    """The identity in the shape of a factor."""
+    if shape[-1] == 1:
+        return tf.ones(shape, dtype)
+    return tf.eye(shape[-1], batch_shape=shape[:-2], dtype=dtype)
+
+
+def mean_diagonal(factor: tf.Tensor) -> tf.Tensor:
+    """Mean of the diagonal, for each group: shape `([groups,] 1, 1)`."""
+    diagonal = factor if is_diagonal(factor) else tf.linalg.diag_part(factor)[..., None]
+    return tf.reduce_mean(diagonal, axis=(-2, -1), keepdims=True)
+
+
+def damped_inverse(factor: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
+    """Inverse of `factor + shift I`; not finite if that is not positive definite.
+
+    Args:
+        factor: A factor.
+        shift: A scalar, or one for each group: shape `([groups,] 1, 1)`.
+    """
+    if is_diagonal(factor):
+        damped = factor + shift
+        return tf.where(damped > 0, 1 / damped, tf.constant(float("nan"), factor.dtype))
+    return cholesky_inverse(factor + shift * identity(tuple(factor.shape), factor.dtype))
+
+
+def cholesky_inverse(matrix: tf.Tensor) -> tf.Tensor:
+    """Inverse of symmetric positive definite matrices; not finite if one is not that."""
+    unit = identity(tuple(matrix.shape), matrix.dtype)
+    root_inverse = tf.linalg.triangular_solve(tf.linalg.cholesky(matrix), unit)
+    return tf.matmul(root_inverse, root_inverse, transpose_a=True)
+
+
+def times(factor: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:
+    """A factor times matrices of shape `([groups,] d, columns)`."""
+    return factor * matrix if is_diagonal(factor) else tf.matmul(factor, matrix)
+
+
+def times_on_right(matrix: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Matrices of shape `([groups,] rows, d)` times a factor."""
+    if is_diagonal(factor):
+        return matrix * tf.linalg.matrix_transpose(factor)
+    return tf.matmul(matrix, factor)
+
+
+def is_finite(tensor: tf.Tensor) -> tf.Tensor:
+    """Whether every element is finite, a scalar boolean."""
+    return tf.reduce_all(tf.math.is_finite(tensor))

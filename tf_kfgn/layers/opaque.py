@@ -1,0 +1,74 @@
+"""Any other layer: recorded as a whole, with the exact rule for its averages.
+
+A layer without a recording class of its own gets a subclass made for it. Its weights, if it has
+any, have diagonal blocks.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# Keras keeps the names of registered classes here and has no public way to add another class.
+from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
+
+from tf_kfgn.context import active_tape, no_operations
+from tf_kfgn.layers.operation import Operation
+from tf_kfgn.layers.recording import Recording
+
+# Layers that run others inside a loop, where no operation can be recorded.
+LOOPS = (keras.layers.RNN, keras.layers.Bidirectional)
+
+
+@functools.cache
+def opaque_class(stock: Any) -> type[keras.layers.Layer]:
+    """The recording subclass of any layer class; the same one with every call."""
+
+    @functools.wraps(stock.call)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _recorded_call(self, stock, args, kwargs)
+
+    module = stock.__module__
+    namespace = {
+        "__module__": "keras.layers" if module.startswith("keras.src.layers") else module,
+        "__qualname__": stock.__qualname__,
+        "__doc__": stock.__doc__,
+        "call": call,
+    }
+    made = type(stock.__name__, (Recording, stock), namespace)
+    if stock in GLOBAL_CUSTOM_NAMES:
+        GLOBAL_CUSTOM_NAMES[made] = GLOBAL_CUSTOM_NAMES[stock]  # files name the stock class
+    return made
+
+
+def _recorded_call(layer: Any, stock: Any, args: Any, kwargs: Any) -> Any:
+    """Call the stock layer; inside a tape, record one operation for each of its outputs."""
+    tape = active_tape()
+    if tape is None:
+        return stock.call(layer, *args, **kwargs)
+    leaves = tf.nest.flatten((args, kwargs))
+    places = [index for index, leaf in enumerate(leaves) if _is_floating(leaf)]
+    inputs = [leaves[index] for index in places]
+
+    def function(output: int, *tensors: tf.Tensor) -> tf.Tensor:
+        given = list(leaves)
+        for index, tensor in zip(places, tensors, strict=True):
+            given[index] = tensor
+        new_args, new_kwargs = tf.nest.pack_sequence_as((args, kwargs), given)
+        return tf.nest.flatten(stock.call(layer, *new_args, **new_kwargs))[output]
+
+    function = tape.repeating(function)
+    tape.watch(inputs)
+    with no_operations():
+        outputs = stock.call(layer, *args, **kwargs)
+    for index, output in enumerate(tf.nest.flatten(outputs)):
+        if inputs and _is_floating(output) and all(output is not tensor for tensor in inputs):
+            tape.record(Operation(layer, inputs, output, functools.partial(function, index)))
+    return outputs
+
+
+def _is_floating(leaf: Any) -> bool:
+    return tf.is_tensor(leaf) and leaf.dtype.is_floating and leaf.shape.rank

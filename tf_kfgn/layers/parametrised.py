@@ -1,0 +1,124 @@
+"""Operations with a weight matrix: their ends as rows `[batch, shared, features]`."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.layers.operation import LinearOperation
+from tf_kfgn.layers.parameters import WeightMatrix, mark_of
+
+
+class ParametrisedOperation(LinearOperation, abc.ABC):
+    """An operation with a weight matrix: `output = [input, 1] W` for each shared position.
+
+    Estimators see its two ends as *rows* of shape `(batch_size, shared, features)`, where
+    `shared` counts the places of one example that use the same weights. With a grouped matrix
+    (a convolution whose groups of channels do not meet) rows have shape
+    `(batch_size, shared, groups, features)`.
+
+    Attributes:
+        kernel: The variable of the kernel.
+        bias: The variable of the bias, or None.
+        matrix: The matrix that both belong to.
+        rows_in_order: Whether the flattened features of `output` are its rows, one after the other.
+    """
+
+    def __init__(
+        self,
+        layer: keras.layers.Layer,
+        inputs: Any,
+        output: tf.Tensor,
+        function: Callable[..., tf.Tensor],
+        kernel: Any,
+        bias: Any = None,
+    ) -> None:
+        """Hold the ends, as `Operation` does, and the variables, which must be marked."""
+        super().__init__(layer, inputs, output, function)
+        self.kernel = kernel
+        self.bias = bias
+        mark = mark_of(kernel)
+        assert mark is not None
+        assert mark.matrix is not None
+        self.matrix: WeightMatrix = mark.matrix
+
+    rows_in_order: ClassVar[bool] = False
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the kernel is trained, so that the matrix has a block."""
+        return bool(self.kernel.trainable)
+
+    @property
+    def out_features(self) -> int:
+        """Columns of the weight matrix (of one group)."""
+        return self.matrix.out_features
+
+    @property
+    @abc.abstractmethod
+    def shared(self) -> int:
+        """Number of shared positions."""
+
+    @abc.abstractmethod
+    def kernel_rows(self) -> tf.Tensor:
+        """Inputs as the kernel meets them, `(batch_size, shared, [groups,] in_features)`."""
+
+    @abc.abstractmethod
+    def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
+        """A cotangent of `output` as `(batch_size, shared, [groups,] out_features)`."""
+
+    def input_rows(self) -> tf.Tensor:
+        """The rows of the kernel, with a last 1 if a bias is trained besides it."""
+        rows = self.kernel_rows()
+        if self.bias is None or not self.bias.trainable:
+            return rows
+        return tf.concat([rows, tf.ones_like(rows[..., :1])], axis=-1)
+
+    def row_average(self, average: tf.Tensor, other: ParametrisedOperation) -> tf.Tensor:
+        """An average over this output's features and another's, in the order of their rows.
+
+        Args:
+            average: Over the flattened features of `output` and of `other.output`.
+            other: This operation, or another one with the same matrix.
+
+        Returns:
+            Shape `(shared, [groups,] out_features, shared, [groups,] out_features)`.
+        """
+        if self.rows_in_order:
+            rows = (*self.matrix.leading, self.out_features)
+            return tf.reshape(average, (self.shared, *rows, other.shared, *rows))
+        columns = other.cotangent_rows(tf.reshape(average, (-1, *other.output.shape[1:])))
+        turned = tf.transpose(tf.reshape(columns, (average.shape[0], -1)))
+        sorted_rows = self.cotangent_rows(tf.reshape(turned, (-1, *self.output.shape[1:])))
+        pairs = tf.transpose(tf.reshape(sorted_rows, (average.shape[1], -1)))
+        return tf.reshape(pairs, (*sorted_rows.shape[1:], *columns.shape[1:]))
+
+
+class OneHotOperation(ParametrisedOperation):
+    """An operation whose input rows each hold a single 1, so that its A is diagonal."""
+
+    @abc.abstractmethod
+    def tokens(self) -> tf.Tensor:
+        """The place of the 1 in each row, integers of shape `(batch_size, shared)`."""
+
+    def kernel_rows(self) -> tf.Tensor:
+        """See `ParametrisedOperation.kernel_rows`; estimators do without them."""
+        return tf.one_hot(self.tokens(), self.matrix.in_features, dtype=self.output.dtype)
+
+
+def refuse_adapted(layer: keras.layers.Layer) -> None:
+    """Refuse a layer whose kernel is not the weight that trains.
+
+    Raises:
+        ValueError: If the layer is quantized or adapted with LoRA.
+    """
+    if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False):
+        name = layer.__class__.__name__
+        raise ValueError(
+            f"Layer {layer.name!r} is quantized or uses LoRA: its kernel is not a trainable "
+            f"variable, so it has no curvature block. Use a plain {name} layer."
+        )

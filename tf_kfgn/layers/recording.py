@@ -1,0 +1,30 @@
+"""Recording: what makes a Keras layer class one that records itself on an active tape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from tf_kfgn.layers.parameters import mark_diagonal
+
+
+class Recording:
+    """Marks a layer class that records itself; see `tf_kfgn.layers`."""
+
+    @classmethod
+    def stock_class(cls) -> type[keras.layers.Layer]:
+        """The Keras class that this class stands for."""
+        position = cls.__mro__.index(Recording)
+        return next(
+            base for base in cls.__mro__[position + 1 :] if issubclass(base, keras.layers.Layer)
+        )
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a weight, in a diagonal block of its own unless the layer marks it otherwise."""
+        variable = super().add_weight(*args, **kwargs)  # type: ignore[misc]
+        mark_diagonal(variable)
+        return variable
+
+    def mark_variables(self) -> None:
+        """Mark the weights of a layer that was built before its class was swapped."""
