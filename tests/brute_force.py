@@ -124,6 +124,19 @@ def kfra_output_factors(problem: Problem) -> list[np.ndarray]:
     return factors[::-1]
 
 
+def positive(size: int, seed: int) -> np.ndarray:
+    """A random positive semi-definite matrix."""
+    root = np.random.default_rng(seed).normal(size=(size, size))
+    return root @ root.T / size
+
+
+def damped_factors(A: Any, G: Any, tau: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Kronecker factors with factored damping, of Martens & Grosse (2015), section 6.3."""
+    A, G = np.array(A), np.array(G)
+    pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
+    return A + pi * np.sqrt(tau) * np.eye(len(A)), G + np.sqrt(tau) / pi * np.eye(len(G))
+
+
 def flat(tensors: Any) -> np.ndarray:
     """One vector of all entries of a list of tensors."""
     return np.concatenate([np.ravel(tensor) for tensor in tensors])

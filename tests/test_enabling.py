@@ -176,14 +176,17 @@ def test_a_layer_that_cannot_be_recorded_leaves_the_model_as_it_was():
     assert look(model) == before
 
 
-def test_a_weight_without_a_block_is_named_when_training_starts():
+def test_weights_without_a_matrix_train_with_a_diagonal():
     model = keras.Sequential(
         [keras.Input((4,)), keras.layers.Dense(2), keras.layers.BatchNormalization(name="norm")]
     )
     tf_kfgn.enable_curvature(model)
     model.compile(optimizer=tf_kfgn.KFLR(), loss="mse", jit_compile=False)
-    with pytest.raises(ValueError, match="norm/gamma"):
-        model.fit(X, X[:, :2], verbose=0)
+    before = [variable.numpy() for variable in model.trainable_variables]
+    history = model.fit(X, X[:, :2], epochs=5, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    for old, variable in zip(before, model.trainable_variables, strict=True):
+        assert np.any(variable.numpy() != old)
 
 
 def test_training_without_enabling_says_what_to_call():
@@ -193,19 +196,27 @@ def test_training_without_enabling_says_what_to_call():
         model.fit(X, X[:, :2], verbose=0)
 
 
-def test_a_layer_without_a_rule_is_named_by_kfra():
-    model = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(2),
-            keras.layers.GaussianNoise(0.1, name="noise"),
-            keras.layers.Dense(2),
-        ]
-    )
+class Gap(keras.Model):
+    """A model with an operation that no layer makes, hence nobody records."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(3, name="first"), keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.second(keras.ops.sin(self.first(x)))
+
+
+def test_an_operation_outside_of_layers_stops_kfra_alone():
+    model = Gap()
+    model(X)
     tf_kfgn.enable_curvature(model)
     model.compile(optimizer=tf_kfgn.KFRA(), loss="mse", jit_compile=False)
-    with pytest.raises(ValueError, match=r"'noise' \(GaussianNoise\).*KFLR or KFAC"):
+    with pytest.raises(ValueError, match=r"\['first'\].*not recorded.*KFLR or KFAC"):
         model.fit(X, X[:, :2], verbose=0)
+    model.compile(optimizer=tf_kfgn.KFLR(), loss="mse", jit_compile=False)
+    history = model.fit(X, X[:, :2], epochs=5, verbose=0).history["loss"]
+    assert history[-1] < history[0]
 
 
 def test_a_wrong_loss_is_named():

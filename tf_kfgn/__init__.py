@@ -9,6 +9,7 @@ require_tensorflow()
 
 from tf_kfgn import datasets, layers, optimizers  # noqa: E402
 from tf_kfgn.analysis import (  # noqa: E402
+    curvature_summary,
     gauss_newton_blocks,
     gauss_newton_vector_product,
     kronecker_factors,
@@ -29,6 +30,7 @@ __all__ = [
     "KroneckerFactors",
     "Model",
     "Sequential",
+    "curvature_summary",
     "datasets",
     "disable_curvature",
     "enable_curvature",

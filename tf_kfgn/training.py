@@ -59,8 +59,12 @@ class CurvatureTraining(_Mixin):
 
         def objective() -> tf.Tensor:
             with tape.replaying():
-                data_loss = tape.loss_of(self._training_outputs(x))
-            return data_loss + sum(self._aggregate_additional_loss(extra) for extra in self.losses)
+                outputs = self._training_outputs(x)
+            if type(self).compute_loss is not keras.Model.compute_loss:
+                return self._compute_loss(x, y, outputs, sample_weight, training=True)
+            # Keras' own would update the metrics that follow the loss of each output.
+            extra = sum(self._aggregate_additional_loss(value) for value in self.losses)
+            return tape.loss_of(outputs) + extra
 
         optimizer.apply_gradients(
             zip(gradients, self.trainable_variables, strict=True),

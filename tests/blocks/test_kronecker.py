@@ -5,20 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
-from brute_force import allclose, wrong
+from brute_force import allclose, damped_factors, positive, wrong
 
-from tf_kfgn.blocks import collection, kronecker
-from tf_kfgn.blocks.kronecker import KroneckerState
-from tf_kfgn.blocks.parameters import ParameterBlock
+from tf_kfgn.blocks import collection, factor, kronecker
+from tf_kfgn.blocks.kronecker import KroneckerBlock, KroneckerState
 from tf_kfgn.layers.parameters import WeightMatrix
 
 IN, OUT = 4, 3
 TAU = tf.constant(0.1, tf.float64)
-
-
-def positive(size, seed):
-    root = np.random.default_rng(seed).normal(size=(size, size))
-    return root @ root.T / size
+BLOCK = KroneckerBlock((0, 1), WeightMatrix("layer", IN - 1, OUT))
 
 
 def fresh(A, G):
@@ -27,10 +22,7 @@ def fresh(A, G):
 
 
 def damped(state, tau=TAU):
-    """The damped factors, by the formula of DESIGN.md."""
-    A, G = np.array(state.A), np.array(state.G)
-    pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
-    return A + pi * np.sqrt(tau) * np.eye(len(A)), G + np.sqrt(tau) / pi * np.eye(len(G))
+    return damped_factors(state.A, state.G, tau)
 
 
 @pytest.fixture
@@ -115,12 +107,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("factor", ["A", "G"])
+@pytest.mark.parametrize("which", ["A", "G"])
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-def test_a_failed_factorisation_keeps_the_last_good_inverses(state, bad, factor, jit):
+def test_a_failed_factorisation_keeps_the_last_good_inverses(state, bad, which, jit):
     good_state, _ = kronecker.invert(state, TAU)
-    size = IN if factor == "A" else OUT
-    broken = good_state._replace(**{factor: tf.constant(bad(size))})
+    size = IN if which == "A" else OUT
+    broken = good_state._replace(**{which: tf.constant(bad(size))})
     invert = tf.function(kronecker.invert, jit_compile=jit)
     kept, good = invert(broken, tf.constant(1e-12, tf.float64))
     assert not good
@@ -138,9 +130,9 @@ def test_enough_damping_inverts_an_indefinite_factor():
 
 def test_cholesky_inverse_is_the_inverse_of_positive_definite_matrices_only():
     A = positive(IN, 0)
-    allclose(kronecker.cholesky_inverse(tf.constant(A)), np.linalg.inv(A))
-    assert not kronecker.is_finite(kronecker.cholesky_inverse(tf.constant(-A)))
-    assert kronecker.is_finite(tf.constant(A))
+    allclose(factor.cholesky_inverse(tf.constant(A)), np.linalg.inv(A))
+    assert not factor.is_finite(factor.cholesky_inverse(tf.constant(-A)))
+    assert factor.is_finite(tf.constant(A))
 
 
 # All blocks at once
@@ -148,7 +140,9 @@ def test_cholesky_inverse_is_the_inverse_of_positive_definite_matrices_only():
 
 def test_averages_of_all_blocks_mix(state):
     others = [positive(IN, 7), positive(OUT, 8)]
-    [mixed, same], finite = collection.average([state, state], [others, state[:2]], TAU)
+    [mixed, same], finite = collection.average(
+        [BLOCK, BLOCK], [state, state], [others, state[:2]], TAU
+    )
     assert finite
     allclose(mixed.A, 0.1 * state.A + 0.9 * others[0])
     allclose(same.A, state.A)
@@ -159,7 +153,7 @@ def test_factors_that_are_not_finite_enter_no_block(state, broken):
     other = fresh(positive(2, 5), positive(2, 6))
     new = [[positive(IN, 7), positive(OUT, 8)], [positive(2, 9), positive(2, 10)]]
     new[1][broken] = np.full((2, 2), np.nan)
-    states, finite = collection.average([state, other], new, TAU)
+    states, finite = collection.average([BLOCK, BLOCK], [state, other], new, TAU)
     assert not finite
     for before, after in zip([state, other], states, strict=True):
         np.testing.assert_array_equal(after.A, before.A)
@@ -168,21 +162,23 @@ def test_factors_that_are_not_finite_enter_no_block(state, broken):
 
 def test_inverting_counts_the_blocks_that_fail_and_inverts_the_others(state):
     broken = state._replace(G=tf.constant(np.full((OUT, OUT), np.nan)))
-    states, failures = collection.invert([state, broken, broken, state], [TAU, TAU, TAU, 2 * TAU])
+    states, failures = collection.invert(
+        [BLOCK] * 4, [state, broken, broken, state], [TAU, TAU, TAU, 2 * TAU]
+    )
     assert failures == 2
     allclose(states[0].A_inverse, np.linalg.inv(damped(state)[0]))
     allclose(states[3].A_inverse, np.linalg.inv(damped(state, 2 * TAU)[0]))
     for failed in states[1:3]:
         np.testing.assert_array_equal(failed.A_inverse, np.eye(IN))
-    assert all(kronecker.is_finite(s.A_inverse) & kronecker.is_finite(s.G_inverse) for s in states)
+    assert all(factor.is_finite(s.A_inverse) & factor.is_finite(s.G_inverse) for s in states)
 
 
 def test_the_collection_preconditions_kernel_and_bias_together(state):
     other = fresh(positive(2, 5), positive(1, 6))
-    states, _ = collection.invert([state, other], [TAU, TAU])
+    states, _ = collection.invert([BLOCK, BLOCK], [state, other], [TAU, TAU])
     blocks = [
-        ParameterBlock(WeightMatrix("first", IN - 1, OUT), (2, 0)),
-        ParameterBlock(WeightMatrix("second", 2, 1), (1,)),
+        KroneckerBlock((2, 0), WeightMatrix("first", IN - 1, OUT)),
+        KroneckerBlock((1,), WeightMatrix("second", 2, 1)),
     ]
     generator = np.random.default_rng(0)
     bias, kernel = generator.normal(size=OUT), generator.normal(size=(IN - 1, OUT))

@@ -10,8 +10,10 @@ from problems import mlp
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.blocks.parameters import Layout, ParameterBlock, find_blocks, l2_coefficient
-from tf_kfgn.layers.parameters import WeightMatrix, mark_of, remove_marks
+from tf_kfgn.blocks.diagonal import DiagonalBlock
+from tf_kfgn.blocks.kronecker import KroneckerBlock
+from tf_kfgn.blocks.parameters import Layout, find_blocks, l2_coefficient
+from tf_kfgn.layers.parameters import AxisOrder, WeightMatrix, mark_diagonal, mark_of, remove_marks
 
 
 def built(layer, width=4):
@@ -40,7 +42,7 @@ def test_split_is_the_inverse_of_join(shapes):
 
 
 def test_a_block_joins_and_splits_by_position():
-    block = ParameterBlock(WeightMatrix("layer", 2, 3), (3, 1))
+    block = KroneckerBlock((3, 1), WeightMatrix("layer", 2, 3))
     tensors = [tf.zeros(9), tf.constant([1.0, 2.0, 3.0]), tf.zeros(9), tf.ones((2, 3))]
     joint = block.join(tensors)
     np.testing.assert_array_equal(joint, [[1, 1, 1], [1, 1, 1], [1, 2, 3]])
@@ -97,16 +99,59 @@ def test_variables_without_marks_say_what_to_call():
             find_blocks(variables)
 
 
-def test_each_variable_without_a_block_is_named():
+def test_each_variable_without_a_mark_is_named():
     norm = built(keras.layers.BatchNormalization(name="norm"))
-    with pytest.raises(ValueError, match=r"norm/gamma.*norm/beta.*trainable = False"):
+    with pytest.raises(ValueError, match=r"norm/gamma.*norm/beta.*enable_curvature"):
         find_blocks([*built(layers.Dense(3)).trainable_variables, *norm.trainable_variables])
 
 
-def test_a_bias_without_its_kernel_has_no_block():
+def test_a_marked_variable_without_a_matrix_has_a_diagonal_block():
+    dense, norm = built(layers.Dense(3)), built(keras.layers.BatchNormalization(name="norm"))
+    for variable in norm.trainable_variables:
+        mark_diagonal(variable)
+    blocks = find_blocks([norm.gamma, *dense.trainable_variables, norm.beta])
+    assert [block.indices for block in blocks] == [(0,), (1, 2), (3,)]
+    assert [type(block) for block in blocks] == [DiagonalBlock, KroneckerBlock, DiagonalBlock]
+    assert (blocks[0].path, blocks[0].shape) == ("norm/gamma", (4,))
+
+
+def test_a_bias_without_its_kernel_has_a_diagonal_block():
     dense, other = built(layers.Dense(3, name="lonely")), built(layers.Dense(3))
-    with pytest.raises(ValueError, match="lonely/bias"):
-        find_blocks([dense.bias, other.kernel, other.bias])
+    lonely, whole = find_blocks([dense.bias, other.kernel, other.bias])
+    assert (lonely.path, lonely.indices) == ("lonely/bias", (0,))
+    assert whole.indices == (1, 2)
+
+
+def test_factors_above_the_limit_are_diagonal():
+    dense = built(layers.Dense(7))
+    shapes = {
+        limit: find_blocks(dense.trainable_variables, limit)[0].factor_shapes
+        for limit in (None, 7, 6, 4)
+    }
+    assert shapes[None] == shapes[7] == ((5, 5), (7, 7))
+    assert shapes[6] == ((5, 5), (7, 1))
+    assert shapes[4] == ((5, 1), (7, 1))
+
+
+def test_a_grouped_matrix_sorts_its_axes():
+    """A depthwise kernel: groups are channels, rows positions, columns the multiplier."""
+    matrix = WeightMatrix(
+        "depthwise",
+        in_features=6,
+        out_features=2,
+        groups=4,
+        kernel_order=AxisOrder((2, 3, 4, 2), (2, 0, 1, 3)),
+    )
+    generator = np.random.default_rng(0)
+    kernel, bias = generator.normal(size=(2, 3, 4, 2)), generator.normal(size=8)
+    joint = matrix.join([tf.constant(kernel), tf.constant(bias)])
+    assert joint.shape == (4, 7, 2)
+    for group in range(4):
+        expected = np.vstack([kernel[:, :, group].reshape(6, 2), bias.reshape(4, 2)[group]])
+        np.testing.assert_array_equal(joint[group], expected)
+    again = matrix.split(joint, [kernel.shape, bias.shape])
+    np.testing.assert_array_equal(again[0], kernel)
+    np.testing.assert_array_equal(again[1], bias)
 
 
 def test_marks_come_with_building_and_enabling_and_go_with_disabling():

@@ -2,5 +2,11 @@
 
 from tf_kfgn.analysis.factors import kronecker_factors
 from tf_kfgn.analysis.gauss_newton import gauss_newton_blocks, gauss_newton_vector_product
+from tf_kfgn.analysis.summary import curvature_summary
 
-__all__ = ["gauss_newton_blocks", "gauss_newton_vector_product", "kronecker_factors"]
+__all__ = [
+    "curvature_summary",
+    "gauss_newton_blocks",
+    "gauss_newton_vector_product",
+    "kronecker_factors",
+]

@@ -13,9 +13,13 @@ import tensorflow as tf
 from tf_kfgn.factors.estimator import CotangentEstimator, Uses, random_signs
 from tf_kfgn.factors.kfac import check_count
 from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.layers.operation import num_features
 from tf_kfgn.losses import Likelihood, random
 from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.tape import CurvatureTape
+
+MEMORY_LIMIT = 256
+_MIB = 2**20
 
 
 class KFLREstimator(CotangentEstimator):
@@ -31,6 +35,7 @@ class KFLREstimator(CotangentEstimator):
         num_columns: int | None = None,
         *,
         max_factor_size: int | None = None,
+        memory_limit: float = MEMORY_LIMIT,
     ) -> None:
         """Choose how shared weights enter, and how many columns.
 
@@ -39,6 +44,8 @@ class KFLREstimator(CotangentEstimator):
             num_columns: Random orthonormal columns for each output of the model; None for all
                 columns of the root, which is exact.
             max_factor_size: See `FactorEstimator`.
+            memory_limit: Columns go backwards side by side as long as their cotangents stay below
+                this size in MiB, and one by one where a single one is larger.
 
         Raises:
             ValueError: If `num_columns` is not a positive integer.
@@ -47,6 +54,7 @@ class KFLREstimator(CotangentEstimator):
         if num_columns is not None:
             check_count("num_columns", num_columns)
         self.num_columns = num_columns
+        self.memory_limit = memory_limit
 
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
@@ -55,22 +63,39 @@ class KFLREstimator(CotangentEstimator):
         totals = self.zeros(uses, variables)
         for output, likelihood in enumerate(tape.likelihoods):
             columns = Columns(likelihood, self.num_columns, random.fold_in(seed, output))
+            chunk = self._chunk(tape, columns)
 
-            def add_column(
-                index: tf.Tensor, *sums: tf.Tensor, columns: Columns = columns
-            ) -> tuple[tf.Tensor, ...]:
-                new = self.curvature_of_column(
-                    tape, uses, columns.likelihood.outputs, columns.column(index), variables
+            def curvature(index: tf.Tensor, columns: Columns = columns) -> list[tf.Tensor]:
+                column = columns.column(index)
+                return self.curvature_of_column(
+                    tape, uses, columns.likelihood.outputs, column, variables
                 )
-                return (index + 1, *(a + b for a, b in zip(sums, new, strict=True)))
+
+            def add_chunk(
+                start: tf.Tensor,
+                *sums: tf.Tensor,
+                chunk: tf.Tensor = chunk,
+                curvature: Any = curvature,
+            ) -> tuple[tf.Tensor, ...]:
+                new = tf.vectorized_map(curvature, start + tf.range(chunk), warn=False)
+                totals = [old + tf.reduce_sum(n, 0) for old, n in zip(sums, new, strict=True)]
+                return (start + chunk, *totals)
 
             _, *totals = tf.while_loop(
-                lambda index, *_, columns=columns: index < columns.count,
-                add_column,
+                lambda start, *_, columns=columns: start < columns.count,
+                add_chunk,
                 (tf.constant(0), *totals),
                 parallel_iterations=1,
             )
         return totals[: len(uses)], totals[len(uses) :]
+
+    def _chunk(self, tape: CurvatureTape, columns: Columns) -> tf.Tensor:
+        """How many columns go backwards side by side."""
+        outputs = [operation.output for operation in tape.operations]
+        example = sum(num_features(tensor) * tensor.dtype.size for tensor in outputs)
+        examples = tf.shape(columns.likelihood.outputs)[0]
+        fitting = self.memory_limit * _MIB / (tf.cast(examples, tf.float64) * example)
+        return tf.cast(tf.clip_by_value(fitting, 1, columns.count), tf.int32)
 
 
 class Columns:
@@ -97,13 +122,17 @@ class Columns:
             self._directions = tf.cast(scale * orthonormal, likelihood.outputs.dtype)
 
     def column(self, index: tf.Tensor) -> tf.Tensor:
-        """Column `index`, shaped like the outputs, with random signs of the examples."""
+        """Column `index`, shaped like the outputs, with random signs of the examples.
+
+        Zero for an index that is not below `count`.
+        """
         likelihood = self.likelihood
         if self._directions is None:
             column = likelihood.column(index)
         else:
-            direction = tf.gather(self._directions, index, axis=1)
+            direction = tf.gather(self._directions, tf.minimum(index, self.count - 1), axis=1)
             column = likelihood.root_product(
                 tf.reshape(direction, (1, *likelihood.outputs.shape[1:]))
             )
-        return random_signs(column, random.fold_in(self._seed, index))
+        signed = random_signs(column, random.fold_in(self._seed, index))
+        return signed * tf.cast(index < self.count, signed.dtype)

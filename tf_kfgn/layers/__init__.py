@@ -8,7 +8,15 @@ import keras
 
 from tf_kfgn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
 from tf_kfgn.layers.dense import Dense
-from tf_kfgn.layers.dropout import Dropout
+from tf_kfgn.layers.dropout import (
+    AlphaDropout,
+    Dropout,
+    GaussianDropout,
+    GaussianNoise,
+    SpatialDropout1D,
+    SpatialDropout2D,
+    SpatialDropout3D,
+)
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.reshaping import Flatten, Reshape
 
@@ -16,15 +24,21 @@ RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
     recording.stock_class(): recording
     for recording in (
         Activation,
+        AlphaDropout,
         Dense,
         Dropout,
         ELU,
         Flatten,
+        GaussianDropout,
+        GaussianNoise,
         LeakyReLU,
         PReLU,
         ReLU,
         Reshape,
         Softmax,
+        SpatialDropout1D,
+        SpatialDropout2D,
+        SpatialDropout3D,
     )
 }
 
@@ -32,13 +46,19 @@ __all__ = [
     "ELU",
     "RECORDING_CLASSES",
     "Activation",
+    "AlphaDropout",
     "Dense",
     "Dropout",
     "Flatten",
+    "GaussianDropout",
+    "GaussianNoise",
     "LeakyReLU",
     "PReLU",
     "ReLU",
     "Recording",
     "Reshape",
     "Softmax",
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
 ]

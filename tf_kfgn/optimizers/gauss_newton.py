@@ -168,6 +168,11 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         return 0
 
     @property
+    def settings(self) -> Settings:
+        """The constructor arguments beyond those of every Keras optimizer."""
+        return self._settings
+
+    @property
     def max_factor_size(self) -> int | None:
         """Rows of a Kronecker factor above which only its diagonal is kept."""
         return self._settings.max_factor_size

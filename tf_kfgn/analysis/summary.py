@@ -1,0 +1,201 @@
+"""curvature_summary: which block each weight has, what it costs, and what falls back."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import rich.console
+import rich.table
+import tensorflow as tf
+
+from tf_kfgn.analysis.work import work_against_gradient
+from tf_kfgn.blocks.block import Block
+from tf_kfgn.blocks.kronecker import KroneckerBlock
+from tf_kfgn.blocks.parameters import find_blocks, path_of
+from tf_kfgn.enabling import recording
+from tf_kfgn.layers.operation import Operation, num_features
+from tf_kfgn.layers.parametrised import ParametrisedOperation
+from tf_kfgn.layers.swapping import diagonal_variables, recordable_layers
+from tf_kfgn.optimizers import KFRA, GaussNewton
+from tf_kfgn.tape import CurvatureTape
+
+_MIB = 2**20
+
+
+def curvature_summary(
+    model: keras.Model,
+    optimizer: GaussNewton | None = None,
+    *,
+    x: Any = None,
+    batch_size: int = 128,
+    verbose: bool = True,
+) -> dict[str, dict[str, Any]]:
+    """Show the curvature block of every trainable weight of a model.
+
+    The model need not be enabled, and is unchanged afterwards.
+
+    Args:
+        model: A built Keras model.
+        optimizer: The optimizer whose settings count. Defaults to the one the model was compiled
+            with if it is one of `tf_kfgn`, or else `KFRA()`.
+        x: One example or more to call the model with, from which the number of shared positions
+            is seen. Defaults to zeros in the shapes of `model.inputs`.
+        batch_size: Examples in a batch, for the estimate of the work.
+        verbose: Whether to print the table.
+
+    Returns:
+        `{name: row}` with one row for each block, in the order of the weights. A row holds
+
+        - `"kind"`: `"Kronecker"`, or `"diagonal"` for a weight without a matrix;
+        - `"layer"`: the class of the layer;
+        - `"A"` and `"G"`: shapes of the factors, or None; with a last 1, only the diagonal;
+        - `"state_mib"`: what the optimizer remembers of the block, in MiB;
+        - `"work"`: floating-point operations of one update beyond the gradient, as a multiple of
+          those of the layer's gradient; None where it is not known;
+        - `"note"`: what is not exact about the block, or empty.
+
+    Raises:
+        TypeError: If `model` is no Keras model.
+        ValueError: If it has not been built.
+    """
+    if optimizer is None:
+        compiled = getattr(model, "optimizer", None)
+        optimizer = compiled if isinstance(compiled, GaussNewton) else KFRA()
+    with recording(model):
+        blocks = find_blocks(model.trainable_variables, optimizer.max_factor_size)
+        operations, num_outputs = _recorded(model, x)
+        layers = _layers_of_variables(model)
+        rows = {}
+        for block in blocks:
+            variables = [model.trainable_variables[index] for index in block.indices]
+            layer = layers[id(variables[0])]
+            uses = _uses(operations, block)
+            work = work_against_gradient(block, uses, optimizer, batch_size, num_outputs)
+            rows[block.name if isinstance(block, KroneckerBlock) else path_of(variables[0])] = {
+                "kind": "Kronecker" if isinstance(block, KroneckerBlock) else "diagonal",
+                "layer": type(layer).__name__,
+                "A": block.factor_shapes[0] if isinstance(block, KroneckerBlock) else None,
+                "G": block.factor_shapes[1] if isinstance(block, KroneckerBlock) else None,
+                "state_mib": _state_size(block, variables) / _MIB,
+                "work": work,
+                "note": _note(block, layer, uses, optimizer),
+            }
+    if verbose:
+        print(_table(model, optimizer, rows, batch_size))
+    return rows
+
+
+def _recorded(model: keras.Model, x: Any) -> tuple[list[Operation], int]:
+    """What one call records, and the model's number of outputs for an example.
+
+    Nothing if it is not known how to call the model.
+    """
+    if x is None:
+        inputs = getattr(model, "inputs", None)
+        if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
+            return [], 0
+        zeros = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
+        structure = getattr(model, "_inputs_struct", inputs[0])
+        x = keras.tree.pack_sequence_as(structure, zeros)
+    with CurvatureTape() as tape:
+        outputs = model(x, training=False)
+    return tape.operations, sum(num_features(output) for output in keras.tree.flatten(outputs))
+
+
+def _layers_of_variables(model: keras.Model) -> dict[int, keras.layers.Layer]:
+    """The innermost layer of each variable, by the variable's id."""
+    found = {id(variable): model for variable in model.variables}
+    for layer in recordable_layers(model):
+        for variable in layer.variables:
+            found[id(variable)] = layer
+    return found
+
+
+def _uses(operations: list[Operation], block: Block) -> list[ParametrisedOperation]:
+    """The operations that use the matrix of a block."""
+    return [
+        operation
+        for operation in operations
+        if isinstance(operation, ParametrisedOperation)
+        and isinstance(block, KroneckerBlock)
+        and operation.matrix is block.matrix
+    ]
+
+
+def _state_size(block: Block, variables: list[Any]) -> int:
+    """Bytes of the block's state and of the previous step."""
+    types = [tf.as_dtype(variable.dtype) for variable in variables]
+    own = max(4, *(dtype.size for dtype in types)) * sum(
+        math.prod(slot.shape) for slot in block.slots
+    )
+    return own + sum(
+        math.prod(variable.shape) * dtype.size
+        for variable, dtype in zip(variables, types, strict=True)
+    )
+
+
+def _note(block: Block, layer: Any, uses: list[Any], optimizer: GaussNewton) -> str:
+    if not isinstance(block, KroneckerBlock):
+        has_matrix = not all(
+            any(v is own for own in diagonal_variables(layer)) for v in layer.trainable_variables
+        )
+        reason = "not in the layer's matrix" if has_matrix else "the layer has no matrix"
+        sampled = "sampled" if isinstance(optimizer, KFRA) else "by columns"
+        return f"falls back: {reason}; {sampled}"
+    notes = []
+    limit = optimizer.max_factor_size
+    if block.matrix.diagonal_input:
+        notes.append("A is diagonal: token counts")
+    elif block.factor_shapes[0][-1] == 1 < block.rows:
+        notes.append(f"A diagonal: {block.rows} > max_factor_size {limit}")
+    if block.factor_shapes[1][-1] == 1 < block.columns:
+        notes.append(f"G diagonal: {block.columns} > max_factor_size {limit}")
+    if block.matrix.groups is not None:
+        notes.append(f"{block.matrix.groups} groups, apart")
+    if sum(use.shared for use in uses) > 1:
+        chosen = optimizer.approximation
+        name = chosen if isinstance(chosen, str) else chosen.get(block.matrix.layer, "expand")
+        places = f"{len(uses)} uses" if len(uses) > 1 else f"{uses[0].shared} positions"
+        notes.append(f"{places}: {name}")
+    return "; ".join(notes)
+
+
+def _table(
+    model: keras.Model,
+    optimizer: GaussNewton,
+    rows: dict[str, dict[str, Any]],
+    batch_size: int,
+) -> str:
+    table = rich.table.Table(
+        title=f"Curvature of {model.name!r} under {type(optimizer).__name__}, "
+        f"{batch_size} examples a batch"
+    )
+    for heading in ("block (layer)", "kind", "A", "G"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("state, MiB", justify="right")
+    table.add_column("work / gradient", justify="right")
+    table.add_column("note", overflow="fold")
+    for name, row in rows.items():
+        table.add_row(
+            f"{name} ({row['layer']})",
+            row["kind"],
+            _shape(row["A"]),
+            _shape(row["G"]),
+            f"{row['state_mib']:.3g}",
+            "" if row["work"] is None else f"{row['work']:.2f}",
+            row["note"],
+        )
+    table.add_section()
+    total = sum(row["state_mib"] for row in rows.values())
+    table.add_row("total", "", "", "", f"{total:.3g}", "", "")
+    text = io.StringIO()
+    rich.console.Console(file=text, width=130).print(table)
+    return text.getvalue()
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "" if shape is None else " x ".join(str(size) for size in shape)
