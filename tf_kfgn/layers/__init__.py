@@ -7,7 +7,19 @@ a model's layers to these and `disable_curvature` swaps them back; they can also
 import keras
 
 from tf_kfgn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
+from tf_kfgn.layers.convolution import Conv1D, Conv2D, Conv3D
+from tf_kfgn.layers.convolution_transpose import (
+    Conv1DTranspose,
+    Conv2DTranspose,
+    Conv3DTranspose,
+)
 from tf_kfgn.layers.dense import Dense
+from tf_kfgn.layers.depthwise import (
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    SeparableConv1D,
+    SeparableConv2D,
+)
 from tf_kfgn.layers.dropout import (
     AlphaDropout,
     Dropout,
@@ -25,7 +37,15 @@ RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
     for recording in (
         Activation,
         AlphaDropout,
+        Conv1D,
+        Conv1DTranspose,
+        Conv2D,
+        Conv2DTranspose,
+        Conv3D,
+        Conv3DTranspose,
         Dense,
+        DepthwiseConv1D,
+        DepthwiseConv2D,
         Dropout,
         ELU,
         Flatten,
@@ -35,6 +55,8 @@ RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
         PReLU,
         ReLU,
         Reshape,
+        SeparableConv1D,
+        SeparableConv2D,
         Softmax,
         SpatialDropout1D,
         SpatialDropout2D,
@@ -47,7 +69,15 @@ __all__ = [
     "RECORDING_CLASSES",
     "Activation",
     "AlphaDropout",
+    "Conv1D",
+    "Conv1DTranspose",
+    "Conv2D",
+    "Conv2DTranspose",
+    "Conv3D",
+    "Conv3DTranspose",
     "Dense",
+    "DepthwiseConv1D",
+    "DepthwiseConv2D",
     "Dropout",
     "Flatten",
     "GaussianDropout",
@@ -57,6 +87,8 @@ __all__ = [
     "ReLU",
     "Recording",
     "Reshape",
+    "SeparableConv1D",
+    "SeparableConv2D",
     "Softmax",
     "SpatialDropout1D",
     "SpatialDropout2D",

@@ -32,7 +32,8 @@ def start_recording(model: keras.layers.Layer) -> contextlib.ExitStack:
             if cls is not stock:
                 layer.__class__ = cls
                 undo.callback(setattr, layer, "__class__", stock)
-            if layer.built and isinstance(layer, Recording):
+            new = cls is not stock or any(mark_of(v) is None for v in layer.variables)
+            if new and layer.built and isinstance(layer, Recording):
                 layer.mark_variables()
         for variable in model.variables:
             mark_diagonal(variable)

@@ -1,0 +1,56 @@
+"""Transposed convolutions: convolutions over an input with zeros between its values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.layers.convolution import RecordingConvolution
+from tf_kfgn.layers.parameters import AxisOrder, WeightMatrix
+from tf_kfgn.layers.patches import Geometry
+
+
+class _ConvolutionTranspose(RecordingConvolution):
+    output_padding: Any
+
+    def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """See `RecordingConvolution.convolve`."""
+        return keras.ops.conv_transpose(
+            inputs,
+            kernel,
+            strides=list(self.strides),
+            padding=self.padding,
+            output_padding=self.output_padding,
+            dilation_rate=self.dilation_rate,
+            data_format=self.data_format,
+        )
+
+    def weight_matrix(self) -> WeightMatrix:
+        """See `RecordingConvolution.weight_matrix`."""
+        *window, filters, channels = self.kernel.shape
+        rank = len(window)
+        order = AxisOrder(tuple(self.kernel.shape), (*range(rank), rank + 1, rank))
+        return WeightMatrix(self.name, math.prod(window) * channels, filters, kernel_order=order)
+
+    def geometry(self) -> Geometry:
+        """See `RecordingConvolution.geometry`."""
+        return dataclasses.replace(super().geometry(), transposed=True)
+
+
+@keras.saving.register_keras_serializable(package="tf_kfgn")
+class Conv1DTranspose(_ConvolutionTranspose, keras.layers.Conv1DTranspose):
+    """`keras.layers.Conv1DTranspose` that records itself on an active tape."""
+
+
+@keras.saving.register_keras_serializable(package="tf_kfgn")
+class Conv2DTranspose(_ConvolutionTranspose, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` that records itself on an active tape."""
+
+
+@keras.saving.register_keras_serializable(package="tf_kfgn")
+class Conv3DTranspose(_ConvolutionTranspose, keras.layers.Conv3DTranspose):
+    """`keras.layers.Conv3DTranspose` that records itself on an active tape."""

@@ -1,0 +1,169 @@
+"""Patches: what a kernel meets at each position of its output.
+
+Everything here has the channels last, and is exact: values are moved, never multiplied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tf_kfgn.layers.operation import num_features
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How a kernel moves along one spatial axis.
+
+    At position o of the output its tap k meets position `starts[k] + o * stride` of the input, or
+    zero where there is none.
+
+    Attributes:
+        starts: Where each tap is for the first position of the output.
+        stride: Steps of the input between two positions of the output.
+        positions: Number of positions of the output.
+        spacing: Distance that the input's values are moved to first, with zeros between them.
+    """
+
+    starts: tuple[int, ...]
+    stride: int
+    positions: int
+    spacing: int = 1
+
+    def patches(self, inputs: tf.Tensor, axis: int) -> tf.Tensor:
+        """Inputs of shape `(..., size, ..., features)` as `(..., positions, ..., taps * features)`.
+
+        Args:
+            inputs: Tensor whose features come last.
+            axis: The axis that the kernel moves along.
+        """
+        inputs = _spaced(inputs, axis, self.spacing)
+        reach = (self.positions - 1) * self.stride + 1
+        before = max(-min(self.starts), 0)
+        after = max(max(self.starts) + reach - inputs.shape[axis], 0)
+        inputs = _padded(inputs, axis, before, after)
+        pieces = []
+        for start in self.starts:
+            first = before + start
+            place = slice(first, first + reach, self.stride)
+            pieces.append(inputs[(slice(None),) * axis + (place,)])
+        return pieces[0] if len(pieces) == 1 else tf.concat(pieces, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How the kernel of a convolution moves over its input, in the terms of Keras.
+
+    Attributes:
+        kernel_size: Taps along each spatial axis.
+        strides: Steps along each spatial axis.
+        dilation_rate: Distance of two taps along each spatial axis.
+        padding: `"valid"`, `"same"` or `"causal"`.
+        data_format: `"channels_last"` or `"channels_first"`.
+        transposed: Whether the convolution is the transpose of the one described.
+    """
+
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilation_rate: tuple[int, ...]
+    padding: str
+    data_format: str
+    transposed: bool = False
+
+    def patches(self, inputs: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+        """What the kernel meets, in the order of the kernel's own axes.
+
+        Args:
+            inputs: Input of the convolution.
+            output: Its output, of which only the shape counts.
+
+        Returns:
+            Shape `(batch_size, *positions, taps * channels)`.
+
+        Raises:
+            ValueError: If a spatial axis has no static length.
+        """
+        for tensor in (inputs, output):
+            num_features(tensor)
+        patches = self.channels_last(inputs)
+        sizes = self.spatial_shape(output)
+        for axis in reversed(range(len(sizes))):  # the last axis varies fastest
+            window = self._window(axis, patches.shape[axis + 1], sizes[axis])
+            patches = window.patches(patches, axis + 1)
+        return patches
+
+    def channels_last(self, tensor: tf.Tensor) -> tf.Tensor:
+        """A tensor of the convolution's data format as `(batch_size, *spatial, channels)`."""
+        if self.data_format == "channels_last":
+            return tensor
+        rank = tensor.shape.rank
+        return tf.transpose(tensor, (0, *range(2, rank), 1))
+
+    def own_format(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The inverse of `channels_last`."""
+        if self.data_format == "channels_last":
+            return tensor
+        rank = tensor.shape.rank
+        return tf.transpose(tensor, (0, rank - 1, *range(1, rank - 1)))
+
+    def spatial_shape(self, tensor: tf.Tensor) -> Sequence[int]:
+        """Lengths of the spatial axes of a tensor in the convolution's data format."""
+        shape = tensor.shape[1:-1] if self.data_format == "channels_last" else tensor.shape[2:]
+        return shape.as_list()
+
+    @property
+    def spans(self) -> list[int]:
+        """Distance from the first to the last tap along each spatial axis."""
+        return [
+            (taps - 1) * distance
+            for taps, distance in zip(self.kernel_size, self.dilation_rate, strict=True)
+        ]
+
+    def _window(self, axis: int, size: int, positions: int) -> Window:
+        taps, stride = self.kernel_size[axis], self.strides[axis]
+        distance = self.dilation_rate[axis]
+        ends = (positions, size) if self.transposed else (size, positions)
+        before = _padding_before(self.padding, *ends, self.spans[axis], stride)
+        if self.transposed:  # a convolution over the spaced input, its kernel turned round
+            starts = tuple(before - tap * distance for tap in range(taps))
+            return Window(starts, 1, positions, spacing=stride)
+        starts = tuple(tap * distance - before for tap in range(taps))
+        return Window(starts, stride, positions)
+
+
+def _padding_before(padding: str, size: int, positions: int, span: int, stride: int) -> int:
+    """Zeros that TensorFlow puts before an axis of a (not transposed) convolution's input.
+
+    Args:
+        padding: See `Geometry`.
+        size: Length of the input.
+        positions: Length of the output.
+        span: Distance from the first to the last tap.
+        stride: Steps of the input between two positions.
+    """
+    if padding == "valid":
+        return 0
+    if padding == "causal":
+        return span
+    return max((positions - 1) * stride + span + 1 - size, 0) // 2
+
+
+def _padded(inputs: tf.Tensor, axis: int, before: int, after: int) -> tf.Tensor:
+    """Zeros before and after an axis."""
+    if before == after == 0:
+        return inputs
+    paddings = [(0, 0)] * inputs.shape.rank
+    paddings[axis] = (before, after)
+    return tf.pad(inputs, paddings)
+
+
+def _spaced(inputs: tf.Tensor, axis: int, spacing: int) -> tf.Tensor:
+    """Each value along an axis, followed by `spacing - 1` zeros."""
+    if spacing == 1:
+        return inputs
+    apart = _padded(tf.expand_dims(inputs, axis + 1), axis + 1, 0, spacing - 1)
+    shape = inputs.shape.as_list()
+    shape[axis] *= spacing
+    return tf.reshape(apart, [-1, *shape[1:]])
