@@ -10,7 +10,15 @@ import pytest
 import tensorflow as tf
 from brute_force import allclose, loss_hessian, wrong
 
-from tf_kfgn.losses import Bernoulli, Categorical, SquaredError, resolve_loss
+from tf_kfgn.losses import (
+    Bernoulli,
+    Categorical,
+    General,
+    Poisson,
+    Separable,
+    SquaredError,
+    resolve_loss,
+)
 
 losses = keras.losses
 N, D, T = 4, 3, 2
@@ -27,6 +35,14 @@ def dense_classes(generator, shape):
 
 def classes(generator, shape):
     return generator.integers(D, size=shape[:-1])
+
+
+class Wins(losses.Loss):
+    """A convex loss of a row that Keras does not have."""
+
+    def call(self, y_true, y_pred):
+        ahead = y_pred - tf.reduce_sum(y_true * y_pred, axis=-1, keepdims=True)
+        return tf.reduce_logsumexp(2 * ahead, axis=-1) + 0.1 * tf.reduce_sum(y_pred**4, axis=-1)
 
 
 # Name: likelihood, targets, Keras loss, options, activation that the loss takes
@@ -56,6 +72,9 @@ KINDS = {
         {"from_logits": True},
         None,
     ),
+    "huber": (Separable, bits, losses.Huber, {"delta": 1.5}, None),
+    "log-cosh": (Separable, bits, losses.LogCosh, {}, None),
+    "own loss": (General, dense_classes, Wins, {}, None),
     "sparse softmax": (Categorical, classes, losses.SparseCategoricalCrossentropy, {}, "softmax"),
 }
 SHAPES = {"rank 2": (N, D), "rank 3": (N, T, D)}
@@ -174,7 +193,9 @@ def test_samples_of_narrow_outputs_are_drawn_in_float32(kind, dtype):
 
 
 @pytest.mark.parametrize("mode", ["graph", "xla"])
-@pytest.mark.parametrize("name", ["squared error", "sigmoid", "sparse softmax"])
+@pytest.mark.parametrize(
+    "name", ["squared error", "sigmoid", "sparse softmax", "log-cosh", "own loss"]
+)
 def test_curvature_is_the_same_in_a_graph(name, mode):
     _, targets, loss, options, activation = KINDS[name]
     generator = np.random.default_rng(0)
@@ -189,5 +210,75 @@ def test_curvature_is_the_same_in_a_graph(name, mode):
 
     expected = curvature()
     actual = tf.function(curvature, jit_compile=mode == "xla")()
+    rtol = 1e-7 if mode == "xla" else 1e-9  # XLA's eigendecomposition is the less precise one
     for one, other in zip(actual, expected, strict=True):
-        allclose(one, other)
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=1e-12)
+
+
+def test_rates_from_an_exponential_are_taken_at_their_logarithms():
+    generator = np.random.default_rng(0)
+    outputs, counts = generator.normal(size=(N, D)), generator.poisson(2.0, size=(N, D))
+    loss = losses.Poisson(dtype="float64")
+    likelihood = resolve_loss(loss, counts, tf.constant(outputs), None)[0].likelihood
+    assert isinstance(likelihood, Separable)  # no head: the outputs are rates
+
+    @tf.function
+    def mean_hessian():
+        found = resolve_loss(loss, None, tf.exp(tf.constant(outputs)), None)[0].likelihood
+        assert isinstance(found, Poisson)
+        return found.mean_hessian()
+
+    hessian = per_example(loss_hessian(loss, counts, outputs, head=tf.exp).reshape(N, D, N, D) * N)
+    # Keras adds 1e-7 to the rates.
+    np.testing.assert_allclose(mean_hessian(), hessian.mean(axis=0), rtol=1e-5, atol=1e-9)
+
+
+def test_rates_without_an_exponential_depend_on_the_counts():
+    generator = np.random.default_rng(0)
+    rates = generator.uniform(0.5, 2.0, size=(N, D))
+    counts = generator.poisson(2.0, size=(N, D)).astype(float)
+    loss = losses.Poisson(dtype="float64")
+    found, other = (
+        resolve_loss(loss, y, tf.constant(rates), None)[0].likelihood.mean_hessian()
+        for y in (counts, counts + 1)
+    )
+    hessian = per_example(loss_hessian(loss, counts, rates).reshape(N, D, N, D) * N)
+    allclose(found, hessian.mean(axis=0))
+    assert wrong(found, other)
+    with pytest.raises(ValueError, match="depends on the targets"):
+        resolve_loss(loss, None, tf.constant(rates), None)
+
+
+@pytest.mark.parametrize("separable", [True, False])
+def test_negative_curvature_is_clipped(separable):
+    class Wave(losses.Loss):
+        def call(self, y_true, y_pred):
+            return tf.reduce_sum(tf.sin(y_pred - y_true) * y_pred[..., :1], axis=-1)
+
+    generator = np.random.default_rng(0)
+    outputs, y = generator.normal(size=(N, D)), generator.normal(size=(N, D))
+    if separable:
+        loss = losses.MeanSquaredLogarithmicError(dtype="float64")
+        outputs, y = 3 + np.abs(outputs) * 8, np.abs(y)
+    else:
+        loss = Wave(dtype="float64")
+    likelihood = resolve_loss(loss, y, tf.constant(outputs), None)[0].likelihood
+    assert isinstance(likelihood, Separable if separable else General)
+    hessian = per_example(loss_hessian(loss, y, outputs).reshape(N, D, N, D) * N)
+    values, vectors = np.linalg.eigh(hessian)
+    assert values.min() < -1e-3
+    clipped = np.einsum("nij,nj,nkj->nik", vectors, np.maximum(values, 0), vectors)
+    allclose(likelihood.mean_hessian(), clipped.mean(axis=0))
+    assert wrong(likelihood.mean_hessian(), hessian.mean(axis=0))
+
+
+def test_orthogonal_directions_of_the_root_add_up(case):
+    likelihood, hessian = case
+    size = likelihood.num_columns
+    rotation, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(size, size)))
+    shape = (1, *likelihood.outputs.shape[1:])
+    columns = [
+        likelihood.root_product(tf.reshape(tf.constant(direction), shape)).numpy().reshape(N, -1)
+        for direction in rotation.T
+    ]
+    allclose(outer(columns), per_example(hessian))

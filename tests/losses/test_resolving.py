@@ -182,17 +182,30 @@ def test_structures_are_read_as_keras_reads_them(given):
 
 @pytest.mark.parametrize(
     ("loss", "name"),
+    [("mae", "mae"), ("hinge", "hinge"), (losses.CategoricalHinge(), "categorical_hinge")],
+)
+def test_a_loss_without_a_second_derivative_is_refused(loss, name):
+    with pytest.raises(ValueError, match=rf"No Gauss-Newton curvature.*{name}.*huber"):
+        likelihood_of(loss, BITS, OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
     [
-        ("mae", "mae"),
-        ("hinge", "hinge"),
-        (losses.Huber(), "huber"),
-        (lambda y, p: tf.reduce_mean((y - p) ** 2, -1), "lambda"),
-        (losses.BinaryFocalCrossentropy(), "binary_focal_crossentropy"),
+        (losses.Dice(), r"axis=None.*axis=-1"),
+        (losses.Tversky(), r"axis=None.*axis=-1"),
+        (lambda y, p: tf.reduce_mean((y - p) ** 2), r"one value for each row"),
     ],
 )
-def test_a_loss_without_a_likelihood_is_refused(loss, name):
-    with pytest.raises(ValueError, match=rf"No Gauss-Newton curvature.*{name}.*mean_squared_error"):
+def test_a_loss_of_the_whole_batch_is_refused(loss, message):
+    with pytest.raises(ValueError, match=message):
         likelihood_of(loss, BITS, OUTPUTS)
+
+
+def test_rows_that_are_too_wide_for_the_general_rule_are_refused():
+    wide = np.ones((2, 300))
+    with pytest.raises(ValueError, match=r"300 outputs are more than the 256"):
+        likelihood_of(losses.KLDivergence(), wide, wide)
 
 
 def test_no_loss_at_all_is_refused():
@@ -200,7 +213,7 @@ def test_no_loss_at_all_is_refused():
         likelihood_of(None, BITS, OUTPUTS)
 
 
-def test_a_subclass_with_its_own_call_is_refused_and_one_without_is_not():
+def test_a_subclass_with_its_own_call_is_differentiated_and_one_without_is_not():
     class Renamed(losses.MeanSquaredError):
         pass
 
@@ -208,9 +221,11 @@ def test_a_subclass_with_its_own_call_is_refused_and_one_without_is_not():
         def call(self, y_true, y_pred):
             return 3 * super().call(y_true, y_pred)
 
-    assert isinstance(likelihood_of(Renamed(), BITS, OUTPUTS), SquaredError)
-    with pytest.raises(ValueError, match="No Gauss-Newton curvature"):
-        likelihood_of(Tripled(), BITS, OUTPUTS)
+    stock = likelihood_of(Renamed(dtype="float64"), BITS, OUTPUTS)
+    tripled = likelihood_of(Tripled(dtype="float64"), BITS, OUTPUTS)
+    assert isinstance(stock, SquaredError)
+    assert not isinstance(tripled, SquaredError)
+    allclose(tripled.mean_hessian(), 3 * stock.mean_hessian())
 
 
 @pytest.mark.parametrize("graph", [False, True])
@@ -222,13 +237,25 @@ def test_a_subclass_with_its_own_call_is_refused_and_one_without_is_not():
         (losses.BinaryCrossentropy(), "sigmoid"),
     ],
 )
-def test_probabilities_without_a_head_are_refused(loss, head, graph):
+def test_probabilities_without_a_head_need_targets(loss, head, graph):
     def resolve():
         outputs = keras.activations.get(head)(tf.constant(OUTPUTS)) * 1.0
         return resolve_loss(loss, None, outputs, None)[0].likelihood.mean_hessian()
 
-    with pytest.raises(ValueError, match=rf"{head} activation.*{head}.*from_logits=True"):
+    with pytest.raises(ValueError, match=r"depends on the targets.*from_logits=True"):
         (tf.function(resolve) if graph else resolve)()
+
+
+@pytest.mark.parametrize("kind", [losses.BinaryCrossentropy, losses.CategoricalCrossentropy])
+def test_probabilities_without_a_head_have_the_curvature_in_themselves(kind):
+    loss = kind(dtype="float64")
+    probabilities = tf.nn.softmax(tf.constant(OUTPUTS)) * 1.0
+    y = np.eye(D)[np.arange(N) % D]
+    blocks = loss_hessian(loss, y, probabilities).reshape(N, D, N, D) * N
+    values, vectors = np.linalg.eigh([blocks[n, :, n] for n in range(N)])
+    # Keras divides by the sum of the probabilities, after which the loss is not convex.
+    clipped = np.einsum("nij,nj,nkj->nik", vectors, np.maximum(values, 0), vectors)
+    allclose(likelihood_of(loss, y, probabilities).mean_hessian(), clipped.mean(axis=0))
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,11 @@ def linear(convolve: Any, kernel: Any) -> Any:
 
 
 def add_bias(outputs: tf.Tensor, bias: Any, data_format: str) -> tf.Tensor:
-    """Add a bias to each channel."""
+    """Add a bias to each channel, as stock layers do.
+
+    With the channels first, `keras.ops.add` (3.15.1) takes the last axis for the channels where it
+    is as long. Rows do not follow it there, but predictions must.
+    """
     shape = [1] * outputs.shape.rank
     shape[-1 if data_format == "channels_last" else 1] = bias.shape[0]
     return keras.ops.add(outputs, keras.ops.reshape(bias, shape))

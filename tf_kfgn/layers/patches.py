@@ -40,15 +40,17 @@ class Window:
             axis: The axis that the kernel moves along.
         """
         inputs = _spaced(inputs, axis, self.spacing)
-        reach = (self.positions - 1) * self.stride + 1
         before = max(-min(self.starts), 0)
-        after = max(max(self.starts) + reach - inputs.shape[axis], 0)
+        strides = self.positions + (before + max(self.starts)) // self.stride
+        after = max(strides * self.stride - before - inputs.shape[axis], 0)
         inputs = _padded(inputs, axis, before, after)
+        # A slice with a step is slow; one of whole strides, at one place in each, is not.
+        apart = _in_strides(inputs, axis, self.stride)
         pieces = []
         for start in self.starts:
-            first = before + start
-            place = slice(first, first + reach, self.stride)
-            pieces.append(inputs[(slice(None),) * axis + (place,)])
+            first, place = divmod(before + start, self.stride)
+            taken = (slice(first, first + self.positions), place)
+            pieces.append(apart[(slice(None),) * axis + taken])
         return pieces[0] if len(pieces) == 1 else tf.concat(pieces, axis=-1)
 
 
@@ -167,3 +169,11 @@ def _spaced(inputs: tf.Tensor, axis: int, spacing: int) -> tf.Tensor:
     shape = inputs.shape.as_list()
     shape[axis] *= spacing
     return tf.reshape(apart, [-1, *shape[1:]])
+
+
+def _in_strides(inputs: tf.Tensor, axis: int, stride: int) -> tf.Tensor:
+    """An axis split into whole strides and the places in each; what is left over is cut off."""
+    shape = inputs.shape.as_list()
+    strides = shape[axis] // stride
+    whole = inputs[(slice(None),) * axis + (slice(strides * stride),)]
+    return tf.reshape(whole, [-1, *shape[1:axis], strides, stride, *shape[axis + 1 :]])

@@ -3,13 +3,19 @@
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
+from tf_kfgn.losses.general import General
+from tf_kfgn.losses.poisson import Poisson
 from tf_kfgn.losses.resolve import WatchedLoss, resolve_loss
+from tf_kfgn.losses.separable import Separable
 from tf_kfgn.losses.squared_error import SquaredError
 
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "General",
     "Likelihood",
+    "Poisson",
+    "Separable",
     "SquaredError",
     "WatchedLoss",
     "resolve_loss",

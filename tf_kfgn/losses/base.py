@@ -37,8 +37,12 @@ class Likelihood(abc.ABC):
         self.weights = tf.cast(weights, outputs.dtype)
 
     @abc.abstractmethod
-    def row_root(self, index: tf.Tensor) -> tf.Tensor:
-        """Column `index` of S, where S S^T is the Hessian of a row; shaped like `outputs`."""
+    def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """S times a vector for each row, where S S^T is the Hessian of the row.
+
+        Args:
+            vector: Has the shape of `outputs`, or one that broadcasts to it.
+        """
 
     @abc.abstractmethod
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
@@ -90,11 +94,16 @@ class Likelihood(abc.ABC):
 
     def column(self, index: tf.Tensor) -> tf.Tensor:
         """Column `index` of the root of the per-example Hessian, shaped like `outputs`."""
-        root = self.row_root(index % self.features) * tf.sqrt(self.weights)[..., None]
-        if self.positions == 1:
-            return root
-        position = tf.one_hot(index // self.features, self.positions, dtype=root.dtype)
-        return root * tf.reshape(position, (*self.outputs.shape[1:-1], 1))
+        unit = tf.one_hot(index, self.num_columns, dtype=self.outputs.dtype)
+        return self.root_product(tf.reshape(unit, (1, *self.outputs.shape[1:])))
+
+    def root_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """The root of the per-example Hessian times a vector that broadcasts to `outputs`.
+
+        With negative weights, which have no root, it is not a number.
+        """
+        product = self.row_root_product(tf.broadcast_to(vector, tf.shape(self.outputs)))
+        return product * tf.sqrt(self.weights)[..., None]
 
     def sample(self, seed: tf.Tensor) -> tf.Tensor:
         """A random cotangent with the per-example Hessian as its covariance."""

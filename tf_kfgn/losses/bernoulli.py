@@ -17,10 +17,9 @@ class Bernoulli(Likelihood):
     functions = (keras.losses.binary_crossentropy,)
     head = "Sigmoid"
 
-    def row_root(self, index: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root`."""
-        unit = tf.one_hot(index, self.features, dtype=self.outputs.dtype)
-        return tf.sqrt(self._diagonal()) * unit
+    def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_root_product`."""
+        return tf.sqrt(self._diagonal()) * vector
 
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_product`."""

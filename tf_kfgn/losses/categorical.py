@@ -18,11 +18,11 @@ class Categorical(Likelihood):
     )
     head = "Softmax"
 
-    def row_root(self, index: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root`: `sqrt(p_k) (e_k - p)`."""
+    def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_root_product`: column k is `sqrt(p_k) (e_k - p)`."""
         p = tf.nn.softmax(self.outputs)
-        unit = tf.one_hot(index, self.features, dtype=p.dtype)
-        return tf.sqrt(tf.gather(p, index, axis=-1))[..., None] * (unit - p)
+        scaled = tf.sqrt(p) * vector
+        return scaled - p * tf.reduce_sum(scaled, axis=-1, keepdims=True)
 
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_product`."""

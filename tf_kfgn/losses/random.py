@@ -34,3 +34,8 @@ def uniform(shape: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 def normal(shape: tf.Tensor, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Standard normal numbers; arguments as for `uniform`."""
     return tf.math.ndtri(uniform(shape, seed, dtype))
+
+
+def normal_like(tensor: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Standard normal numbers in the shape and type of a tensor."""
+    return tf.cast(normal(tf.shape(tensor), seed, tensor.dtype), tensor.dtype)

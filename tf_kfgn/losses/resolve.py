@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,10 +16,21 @@ from keras.src.trainers.compile_utils import CompileLoss
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
+from tf_kfgn.losses.general import General
+from tf_kfgn.losses.poisson import Poisson
 from tf_kfgn.losses.precision import at_least_float32
+from tf_kfgn.losses.separable import Separable
 from tf_kfgn.losses.squared_error import SquaredError
 
-LIKELIHOODS: tuple[type[Likelihood], ...] = (SquaredError, Bernoulli, Categorical)
+LIKELIHOODS: tuple[type[Likelihood], ...] = (SquaredError, Bernoulli, Categorical, Poisson)
+
+# Piecewise linear: their second derivative is 0 wherever there is one.
+WITHOUT_CURVATURE = {
+    keras.losses.categorical_hinge,
+    keras.losses.hinge,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,7 +95,7 @@ def resolve_loss(loss: Any, y: Any, outputs: Any, sample_weight: Any) -> list[Wa
         rows = row_weights(keras_loss, predictions, weight, targets)
         if loss_weight is not None:
             rows = rows * loss_weight
-        likelihood = likelihood_of(keras_loss, predictions, rows)
+        likelihood = likelihood_of(keras_loss, predictions, rows, targets)
         watched.append(
             WatchedLoss(
                 likelihood, predictions, keras_loss, loss_weight, targets, weight, path, names
@@ -92,33 +104,66 @@ def resolve_loss(loss: Any, y: Any, outputs: Any, sample_weight: Any) -> list[Wa
     return watched
 
 
-def likelihood_of(loss: keras.losses.Loss, outputs: tf.Tensor, weights: tf.Tensor) -> Likelihood:
-    """The likelihood of a Keras loss object at its natural parameter.
+def likelihood_of(
+    loss: keras.losses.Loss, outputs: tf.Tensor, weights: tf.Tensor, y: Any = None
+) -> Likelihood:
+    """The likelihood of a Keras loss object, at its natural parameter if it has a known one.
 
     Args:
         loss: A Keras loss object.
         outputs: What the loss takes as predictions, shape `(batch_size, *positions, D)`.
         weights: Weight of each row in the per-example loss, shape `(batch_size, *positions)`.
+        y: Targets, or None where the curvature does not need them.
 
     Raises:
-        ValueError: If no likelihood is known for the loss, or the loss takes probabilities that
-            do not come from a softmax or sigmoid.
+        ValueError: If the loss has no second derivative, is no function of single rows, or needs
+            targets and there are none.
     """
-    function = getattr(loss, "fn", None)
-    if not _is_stock(loss):
-        function = None
+    function = getattr(loss, "fn", None) if _is_stock(loss) else None
+    options = loss._fn_kwargs if function is not None else {}
+    _check_options(loss, options)
     for kind in LIKELIHOODS:
         if function in kind.functions:
-            options = loss._fn_kwargs
-            _check_options(loss, options)
-            logits = _natural_parameter(loss, outputs, kind, options.get("from_logits", False))
-            return kind(logits, weights)
-    known = sorted(f.__name__ for kind in LIKELIHOODS for f in kind.functions)
-    raise ValueError(
-        f"No Gauss-Newton curvature is known for the loss {_describe(loss)}. Known are the Keras "
-        f"losses {', '.join(known)}, as strings, functions or loss objects. Compile the model "
-        "with one of these, or with a first-order optimizer."
-    )
+            parameter = _natural_parameter(outputs, kind, options.get("from_logits", False))
+            if parameter is not None:
+                return kind(parameter, weights)
+    if function in WITHOUT_CURVATURE:
+        raise ValueError(
+            f"No Gauss-Newton curvature comes from the loss {_describe(loss)}: its second "
+            "derivative is zero. Compile the model with a smooth one, such as 'mse', 'huber' or "
+            "'log_cosh', or with a first-order optimizer."
+        )
+    separable = function is not None and function in Separable.functions
+    return (Separable if separable else General)(outputs, weights, _row_losses(loss, outputs, y))
+
+
+def _row_losses(loss: Any, outputs: tf.Tensor, y: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The unweighted loss of each row as a function of the outputs.
+
+    Raises:
+        ValueError: If there are no targets, or the loss does not give one value for each row.
+    """
+    if y is None:
+        raise ValueError(
+            f"The curvature of the loss {_describe(loss)} depends on the targets here. Pass y=..., "
+            "or end the model so that its logits are known: in the activation that belongs to the "
+            "loss, or in logits with from_logits=True."
+        )
+    targets = tf.convert_to_tensor(y)
+    if targets.dtype.is_floating or loss.dtype is not None:
+        targets = tf.cast(targets, loss.dtype)
+
+    def row_losses(outputs: tf.Tensor) -> tf.Tensor:
+        return loss.call(targets, tf.cast(outputs, loss.dtype))
+
+    found = row_losses(outputs).shape
+    if not found.is_compatible_with(outputs.shape[:-1]) or found.rank != outputs.shape.rank - 1:
+        raise ValueError(
+            f"The loss {_describe(loss)} gives values of shape {found} for outputs of shape "
+            f"{outputs.shape}, but curvature needs one value for each row, of shape "
+            f"{outputs.shape[:-1]}: a loss that is a function of the last axis."
+        )
+    return row_losses
 
 
 def row_weights(
@@ -196,9 +241,12 @@ def _check_options(loss: Any, options: dict[str, Any]) -> None:
 
 
 def _natural_parameter(
-    loss: Any, outputs: tf.Tensor, kind: type[Likelihood], from_logits: bool
-) -> tf.Tensor:
-    """The tensor that Keras' loss really works on: logits behind a softmax or sigmoid head."""
+    outputs: tf.Tensor, kind: type[Likelihood], from_logits: bool
+) -> tf.Tensor | None:
+    """The tensor that Keras' loss really works on: logits behind a softmax or sigmoid head.
+
+    None if the loss takes probabilities, or rates, that do not come directly from its head.
+    """
     if kind.head is None:
         return outputs
     logits = getattr(outputs, "_keras_logits", None)
@@ -207,13 +255,7 @@ def _natural_parameter(
     symbolic = not hasattr(outputs, "numpy")
     if symbolic and outputs.op.type == kind.head:
         return outputs.op.inputs[0]
-    if from_logits:
-        return outputs
-    raise ValueError(
-        f"The loss {_describe(loss)} takes probabilities, but the outputs do not come directly "
-        f"from a {kind.head.lower()} activation, so they have no logits. End the model in "
-        f'activation="{kind.head.lower()}", or return logits and use from_logits=True.'
-    )
+    return outputs if from_logits else None
 
 
 def _leaf(structure: Any, path: tuple[Any, ...], names: tuple[str, ...]) -> Any:

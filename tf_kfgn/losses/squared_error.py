@@ -16,10 +16,9 @@ class SquaredError(Likelihood):
 
     functions = (keras.losses.mean_squared_error,)
 
-    def row_root(self, index: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root`."""
-        unit = tf.one_hot(index, self.features, dtype=self.outputs.dtype)
-        return tf.broadcast_to(math.sqrt(2.0 / self.features) * unit, tf.shape(self.outputs))
+    def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """See `Likelihood.row_root_product`."""
+        return math.sqrt(2.0 / self.features) * vector
 
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_product`."""
@@ -27,8 +26,7 @@ class SquaredError(Likelihood):
 
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_sample`: the gradient for targets drawn around the prediction."""
-        noise = random.normal(tf.shape(self.outputs), seed, self.outputs.dtype)
-        return math.sqrt(2.0 / self.features) * tf.cast(noise, self.outputs.dtype)
+        return self.row_root_product(random.normal_like(self.outputs, seed))
 
     def mean_blocks(self) -> tf.Tensor:
         """See `Likelihood.mean_blocks`."""
