@@ -150,7 +150,7 @@ def test_the_mean_over_all_signs_is_the_exact_diagonal(case, monkeypatch):
     if not variables:
         pytest.skip("every weight has a matrix")
     total = 0
-    for pattern in range(2**N):
+    for pattern in range(2 ** (N - 1)):  # the other half has all signs turned
         signs = np.array([1.0 if pattern >> n & 1 else -1.0 for n in range(N)])
 
         def signed(column, seed, signs=signs):
@@ -161,7 +161,7 @@ def test_the_mean_over_all_signs_is_the_exact_diagonal(case, monkeypatch):
         total = total + np.concatenate([np.ravel(diagonal) for diagonal in found])
     stock = [case.stock_of(variable) for variable in variables]
     exact = np.diag(gauss_newton(case.given, case.stock, case.x, stock))
-    np.testing.assert_allclose(total / 2**N, exact, **TOLERANCE)
+    np.testing.assert_allclose(total / 2 ** (N - 1), exact, **TOLERANCE)
 
 
 def test_kfra_of_one_example_is_kflr(case):

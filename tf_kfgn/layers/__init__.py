@@ -7,6 +7,11 @@ a model's layers to these and `disable_curvature` swaps them back; they can also
 import keras
 
 from tf_kfgn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
+from tf_kfgn.layers.attention import (
+    GroupedQueryAttention,
+    GroupQueryAttention,
+    MultiHeadAttention,
+)
 from tf_kfgn.layers.convolution import Conv1D, Conv2D, Conv3D
 from tf_kfgn.layers.convolution_transpose import (
     Conv1DTranspose,
@@ -29,63 +34,114 @@ from tf_kfgn.layers.dropout import (
     SpatialDropout2D,
     SpatialDropout3D,
 )
+from tf_kfgn.layers.einsum import EinsumDense
+from tf_kfgn.layers.embedding import Embedding
+from tf_kfgn.layers.linear import (
+    AveragePooling1D,
+    AveragePooling2D,
+    AveragePooling3D,
+    Cropping1D,
+    Cropping2D,
+    Cropping3D,
+    GlobalAveragePooling2D,
+    GlobalAveragePooling3D,
+    Permute,
+    RepeatVector,
+    Rescaling,
+    UpSampling1D,
+    UpSampling2D,
+    UpSampling3D,
+    ZeroPadding1D,
+    ZeroPadding2D,
+    ZeroPadding3D,
+)
+from tf_kfgn.layers.merging import (
+    Add,
+    Average,
+    Concatenate,
+    Dot,
+    Maximum,
+    Minimum,
+    Multiply,
+    Subtract,
+)
+from tf_kfgn.layers.normalization import (
+    BatchNormalization,
+    LayerNormalization,
+)
+from tf_kfgn.layers.pooling import (
+    GlobalAveragePooling1D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+    GlobalMaxPooling3D,
+    MaxPooling1D,
+    MaxPooling2D,
+    MaxPooling3D,
+)
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.reshaping import Flatten, Reshape
 
+# Every class that is imported above, by the stock class that it stands for.
 RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
-    recording.stock_class(): recording
-    for recording in (
-        Activation,
-        AlphaDropout,
-        Conv1D,
-        Conv1DTranspose,
-        Conv2D,
-        Conv2DTranspose,
-        Conv3D,
-        Conv3DTranspose,
-        Dense,
-        DepthwiseConv1D,
-        DepthwiseConv2D,
-        Dropout,
-        ELU,
-        Flatten,
-        GaussianDropout,
-        GaussianNoise,
-        LeakyReLU,
-        PReLU,
-        ReLU,
-        Reshape,
-        SeparableConv1D,
-        SeparableConv2D,
-        Softmax,
-        SpatialDropout1D,
-        SpatialDropout2D,
-        SpatialDropout3D,
-    )
+    found.stock_class(): found
+    for found in tuple(globals().values())
+    if isinstance(found, type) and issubclass(found, Recording) and found is not Recording
 }
 
 __all__ = [
     "ELU",
     "RECORDING_CLASSES",
     "Activation",
+    "Add",
     "AlphaDropout",
+    "Average",
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "AveragePooling3D",
+    "BatchNormalization",
+    "Concatenate",
     "Conv1D",
     "Conv1DTranspose",
     "Conv2D",
     "Conv2DTranspose",
     "Conv3D",
     "Conv3DTranspose",
+    "Cropping1D",
+    "Cropping2D",
+    "Cropping3D",
     "Dense",
     "DepthwiseConv1D",
     "DepthwiseConv2D",
+    "Dot",
     "Dropout",
+    "EinsumDense",
+    "Embedding",
     "Flatten",
     "GaussianDropout",
     "GaussianNoise",
+    "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
+    "GlobalAveragePooling3D",
+    "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
+    "GlobalMaxPooling3D",
+    "GroupQueryAttention",
+    "GroupedQueryAttention",
+    "LayerNormalization",
     "LeakyReLU",
+    "MaxPooling1D",
+    "MaxPooling2D",
+    "MaxPooling3D",
+    "Maximum",
+    "Minimum",
+    "MultiHeadAttention",
+    "Multiply",
     "PReLU",
+    "Permute",
     "ReLU",
     "Recording",
+    "RepeatVector",
+    "Rescaling",
     "Reshape",
     "SeparableConv1D",
     "SeparableConv2D",
@@ -93,4 +149,11 @@ __all__ = [
     "SpatialDropout1D",
     "SpatialDropout2D",
     "SpatialDropout3D",
+    "Subtract",
+    "UpSampling1D",
+    "UpSampling2D",
+    "UpSampling3D",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+    "ZeroPadding3D",
 ]

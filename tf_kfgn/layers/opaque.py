@@ -7,6 +7,7 @@ any, have diagonal blocks.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -29,8 +30,21 @@ def opaque_class(stock: Any) -> type[keras.layers.Layer]:
 
     @functools.wraps(stock.call)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return _recorded_call(self, stock, args, kwargs)
+        leaves = tf.nest.flatten((args, kwargs))
+        places = [index for index, leaf in enumerate(leaves) if is_floating(leaf)]
+        return recorded_call(self, stock, args, kwargs, places)
 
+    return subclass(stock, Recording, call)
+
+
+def subclass(stock: Any, mixin: type, call: Callable[..., Any]) -> Any:
+    """A subclass of a layer or operation that files and messages take for the stock class.
+
+    Args:
+        stock: The class.
+        mixin: A base that comes before it.
+        call: Its new method `call`.
+    """
     module = stock.__module__
     namespace = {
         "__module__": "keras.layers" if module.startswith("keras.src.layers") else module,
@@ -38,19 +52,34 @@ def opaque_class(stock: Any) -> type[keras.layers.Layer]:
         "__doc__": stock.__doc__,
         "call": call,
     }
-    made = type(stock.__name__, (Recording, stock), namespace)
+    made = type(stock.__name__, (mixin, stock), namespace)
     if stock in GLOBAL_CUSTOM_NAMES:
         GLOBAL_CUSTOM_NAMES[made] = GLOBAL_CUSTOM_NAMES[stock]  # files name the stock class
     return made
 
 
-def _recorded_call(layer: Any, stock: Any, args: Any, kwargs: Any) -> Any:
-    """Call the stock layer; inside a tape, record one operation for each of its outputs."""
+def recorded_call(
+    layer: Any,
+    stock: Any,
+    args: Any,
+    kwargs: Any,
+    places: Sequence[int],
+    kind: Callable[[list[tf.Tensor], tf.Tensor], type[Operation]] = lambda *_: Operation,
+) -> Any:
+    """Call the stock class; inside a tape, record one operation for each of the outputs.
+
+    Args:
+        layer: What is called.
+        stock: Its stock class.
+        args: Arguments of its `call`.
+        kwargs: Keyword arguments of its `call`.
+        places: Which of the flattened arguments are inputs.
+        kind: The operation to record, from inputs and output.
+    """
     tape = active_tape()
     if tape is None:
         return stock.call(layer, *args, **kwargs)
     leaves = tf.nest.flatten((args, kwargs))
-    places = [index for index, leaf in enumerate(leaves) if _is_floating(leaf)]
     inputs = [leaves[index] for index in places]
 
     def function(output: int, *tensors: tf.Tensor) -> tf.Tensor:
@@ -65,10 +94,12 @@ def _recorded_call(layer: Any, stock: Any, args: Any, kwargs: Any) -> Any:
     with no_operations():
         outputs = stock.call(layer, *args, **kwargs)
     for index, output in enumerate(tf.nest.flatten(outputs)):
-        if inputs and _is_floating(output) and all(output is not tensor for tensor in inputs):
-            tape.record(Operation(layer, inputs, output, functools.partial(function, index)))
+        if inputs and is_floating(output) and all(output is not tensor for tensor in inputs):
+            again = functools.partial(function, index)
+            tape.record(kind(inputs, output)(layer, inputs, output, again))
     return outputs
 
 
-def _is_floating(leaf: Any) -> bool:
-    return tf.is_tensor(leaf) and leaf.dtype.is_floating and leaf.shape.rank
+def is_floating(leaf: Any) -> bool:
+    """Whether an argument or output is a floating tensor with a batch axis."""
+    return tf.is_tensor(leaf) and leaf.dtype.is_floating and bool(leaf.shape.rank)

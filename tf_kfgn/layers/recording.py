@@ -20,6 +20,10 @@ class Recording:
             base for base in cls.__mro__[position + 1 :] if issubclass(base, keras.layers.Layer)
         )
 
+    def stock_call(self, *args: Any, **kwargs: Any) -> Any:
+        """The computation of the Keras class, which records nothing."""
+        return self.stock_class().call(self, *args, **kwargs)
+
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """Add a weight, in a diagonal block of its own unless the layer marks it otherwise."""
         variable = super().add_weight(*args, **kwargs)  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.layers import RECORDING_CLASSES
+from tf_kfgn.layers.graph import graph_operations, record_operation, stop_operation
 from tf_kfgn.layers.opaque import LOOPS, opaque_class
 from tf_kfgn.layers.parameters import mark_diagonal, mark_of, matrix_of, remove_marks
 from tf_kfgn.layers.recording import Recording
@@ -37,6 +38,9 @@ def start_recording(model: keras.layers.Layer) -> contextlib.ExitStack:
                 layer.mark_variables()
         for variable in model.variables:
             mark_diagonal(variable)
+        for operation in graph_operations([model, *recordable_layers(model)]):
+            undo.callback(setattr, operation, "__class__", type(operation))
+            record_operation(operation)
         return undo.pop_all()
 
 
@@ -45,6 +49,8 @@ def stop_recording(model: keras.layers.Layer) -> None:
     for layer in recordable_layers(model):
         if isinstance(layer, Recording):
             layer.__class__ = layer.stock_class()
+    for operation in graph_operations([model, *recordable_layers(model)]):
+        stop_operation(operation)
     for layer in model._flatten_layers():
         make_stock(layer)
     remove_marks(model.variables)

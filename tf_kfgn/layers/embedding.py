@@ -1,0 +1,74 @@
+"""Embedding: a matrix whose input rows are one-hot, so that its A counts tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.layers.operation import num_features
+from tf_kfgn.layers.parameters import WeightMatrix, mark_weights
+from tf_kfgn.layers.parametrised import OneHotOperation, refuse_adapted
+from tf_kfgn.layers.recording import Recording
+from tf_kfgn.tape import active_tape
+
+
+class EmbeddingOperation(OneHotOperation):
+    """A look-up; its shared positions are all axes of the tokens but the batch.
+
+    It has no inputs that could be differentiated for: KFRA's recursion ends here.
+    """
+
+    rows_in_order = True
+
+    def __init__(self, layer: Any, tokens: tf.Tensor, output: tf.Tensor, kernel: Any) -> None:
+        """Hold the integers that are looked up, and what was found."""
+        super().__init__(layer, [], output, tf.zeros_like, kernel=kernel)
+        self._tokens = tokens
+
+    @property
+    def shared(self) -> int:
+        """See `ParametrisedOperation.shared`."""
+        return num_features(self._tokens)
+
+    def tokens(self) -> tf.Tensor:
+        """See `OneHotOperation.tokens`."""
+        tokens = tf.reshape(tf.cast(self._tokens, tf.int32), (-1, self.shared))
+        # Keras takes negative places from the end.
+        return tf.where(tokens < 0, tokens + self.matrix.in_features, tokens)
+
+    def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
+        """See `ParametrisedOperation.cotangent_rows`."""
+        return tf.reshape(cotangent, (-1, self.shared, self.out_features))
+
+
+@keras.saving.register_keras_serializable(package="tf_kfgn")
+class Embedding(Recording, keras.layers.Embedding):
+    """`keras.layers.Embedding` that records its tokens and output on an active tape.
+
+    Its factor A is diagonal: how often each token occurs.
+    """
+
+    def build(self, input_shape: Any = None) -> None:
+        """Create and mark the weights."""
+        super().build(input_shape)
+        self.mark_variables()
+
+    def mark_variables(self) -> None:
+        """Tell optimizers that the embeddings are a Kronecker block with a diagonal A.
+
+        Raises:
+            ValueError: If the layer is quantized or adapted with LoRA.
+        """
+        refuse_adapted(self)
+        matrix = WeightMatrix(self.name, self.input_dim, self.output_dim, diagonal_input=True)
+        mark_weights(matrix, self.embeddings, None)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The stock computation; inside a tape it is recorded."""
+        outputs = super().call(inputs)
+        tape = active_tape()
+        if tape is not None:
+            tape.record(EmbeddingOperation(self, inputs, outputs, self.embeddings))
+        return outputs
