@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from architectures import ARCHITECTURES, N, Architecture, double_precision
+from architectures import ARCHITECTURES, Architecture, N, double_precision
 from brute_force import wrong
 from probing import alone, factors, first_example, gauss_newton
 from recording import SEED

@@ -18,7 +18,7 @@ RUNS = [
     (name, method)
     for name, network in NETWORKS.items()
     for method in METHODS
-    if method == "kfac" or network.recursive or name == "subclassed" and method == "kflr"
+    if method == "kfac" or network.recursive or (name == "subclassed" and method == "kflr")
 ]
 
 

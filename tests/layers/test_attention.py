@@ -6,14 +6,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from brute_force import allclose, flat
+from brute_force import allclose
 from joint import check_rules
 from problems import MSE, dense, seeded
-from recording import MODES, SEED, compiled
+from recording import SEED
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
+from tf_kfgn.factors import KFLREstimator, KFRAEstimator
 from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
 from tf_kfgn.layers.parameters import matrix_of
 from tf_kfgn.layers.parametrised import ParametrisedOperation
@@ -177,89 +177,6 @@ def test_kfra_is_kflr_for_one_example(case, training):
     assert len(kfra) == len(kernels)
     for matrix, (_, G) in kfra.items():
         np.testing.assert_allclose(G, kflr[matrix].G, rtol=1e-6, atol=1e-12)
-
-
-def encoder(tokens=False):
-    """What makes a transformer's encoder block, pooled, with a head."""
-
-    def make():
-        if tokens:
-            inputs = keras.Input((4,), dtype="int32")
-            x = keras.layers.Embedding(6, 4, mask_zero=True, dtype="float64")(inputs)
-        else:
-            inputs = x = keras.Input((4, 3), dtype="float64")
-            x = dense(4)(x)
-        double = {"dtype": "float64"}
-        h = keras.layers.MultiHeadAttention(2, 2, dropout=0.2, seed=1, **double)(x, x)
-        x = keras.layers.LayerNormalization(**double)(keras.layers.Add(**double)([x, h]))
-        h = dense(4)(dense(5, "gelu")(x))
-        x = keras.layers.LayerNormalization(**double)(keras.layers.Add(**double)([x, h]))
-        pooled = keras.layers.GlobalAveragePooling1D(**double)(x)
-        return keras.Model(inputs, dense(3)(pooled))
-
-    return make
-
-
-@pytest.mark.parametrize("training", [False, True])
-def test_an_encoder_block_is_covered(training):
-    model = tf_kfgn.enable_curvature(seeded(encoder())())
-    x = np.random.default_rng(0).normal(size=(1, 4, 3))
-    with tf_kfgn.CurvatureTape() as tape:
-        tape.watch_loss(MSE, None, model(x, training=training))
-    kfra, kflr = (estimator(tape, SEED) for estimator in (KFRAEstimator(), KFLREstimator()))
-    assert len(kfra) == 8
-    for matrix, (A, G) in kfra.items():
-        np.testing.assert_allclose(G, kflr[matrix].G, rtol=1e-6, atol=1e-12)
-        np.testing.assert_array_equal(A, kflr[matrix].A)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_an_encoder_block_has_the_same_factors_in_every_mode(mode):
-    model = tf_kfgn.enable_curvature(seeded(encoder())())
-
-    def factors(x):
-        with tf_kfgn.CurvatureTape() as tape:
-            tape.watch_loss(MSE, None, model(x))
-        estimators = (KFRAEstimator(), KFLREstimator(), KFACEstimator())
-        return [list(estimator(tape, SEED).values()) for estimator in estimators]
-
-    x = tf.constant(np.random.default_rng(0).normal(size=(N, 4, 3)))
-    actual, expected = compiled(factors, mode)(x), factors(x)
-    np.testing.assert_allclose(
-        flat(tf.nest.flatten(actual)), flat(tf.nest.flatten(expected)), rtol=1e-7, atol=1e-10
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["KFRA", "KFLR", "KFAC"])
-def test_an_encoder_of_tokens_trains(optimizer):
-    generator = np.random.default_rng(0)
-    x = generator.integers(1, 6, size=(40, 4))
-    x[::3, 2:] = 0
-    y = (x[:, 0] > 3).astype("int32")
-    model = tf_kfgn.enable_curvature(encoder(tokens=True)())
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(getattr(tf_kfgn, optimizer)(damping=0.1), loss)
-    losses = model.fit(x, y, batch_size=20, epochs=6, verbose=0).history["loss"]
-    assert losses[-1] < 0.7 * losses[0]
-
-
-def test_padding_of_an_embedding_masks_the_recorded_attention():
-    x = np.array([[1, 2, 3, 0], [4, 5, 0, 0]])
-    model = seeded(encoder(tokens=True))()
-    before = model(x)
-    tf_kfgn.enable_curvature(model)
-    with tf_kfgn.CurvatureTape() as tape:
-        np.testing.assert_array_equal(model(x), before)
-        tape.watch_loss(MSE, None, model(x))
-    [operation, *_] = [op for op in tape.operations if len(op.inputs) == 3]
-    query, key, value = operation.inputs
-    np.testing.assert_allclose(operation.function(query, key, value), operation.output)
-    hidden = tf.constant((x == 0)[..., None, None].astype("float64"))
-    again = operation.function(query, key + 5 * hidden, value + 5 * hidden)
-    seen = x != 0  # a masked query sees all positions alike
-    allclose(again.numpy()[seen], operation.output.numpy()[seen])
 
 
 def test_two_layers_have_matrices_of_different_names():

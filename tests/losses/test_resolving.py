@@ -118,6 +118,28 @@ def test_targets_of_scalar_outputs_may_have_one_axis():
     allclose(likelihood_of(loss, BITS[:, 0], OUTPUTS[:, :1], WEIGHTS).mean_hessian(), hessian.sum())
 
 
+@pytest.mark.parametrize("reduction", ["sum_over_batch_size", "sum", "mean_with_sample_weight"])
+@pytest.mark.parametrize("sample_weight", [None, generator.uniform(size=(N, T))])
+@pytest.mark.parametrize("head", [None, "softmax", "softmax, forgotten"])
+def test_an_ignored_class_counts_as_it_does_in_keras(reduction, sample_weight, head):
+    y = np.array([[0, 1], [2, 0], [2, 2], [1, 1], [0, 0]])
+    loss = losses.SparseCategoricalCrossentropy(
+        from_logits=head is None, ignore_class=0, reduction=reduction, dtype="float64"
+    )
+    outputs = ROWS if head != "softmax, forgotten" else tf.nn.softmax(ROWS).numpy()
+    activation = keras.activations.softmax if head == "softmax" else tf.identity
+    hessian = mean_of(loss_hessian(loss, y, outputs, sample_weight, activation), T * D)
+    activated = activation(tf.constant(outputs))
+    likelihood = resolve_loss(loss, y, activated, sample_weight)[0].likelihood
+    if head == "softmax, forgotten":  # not convex, see below
+        blocks = loss_hessian(loss, y, outputs, sample_weight).reshape(N, T * D, N, T * D)
+        values, vectors = np.linalg.eigh([blocks[n, :, n] for n in range(N)])
+        hessian = np.einsum("nij,nj,nkj->ik", vectors, np.maximum(values, 0), vectors)
+    allclose(likelihood.mean_hessian(), hessian)
+    with pytest.raises(ValueError, match="depends on the targets"):
+        resolve_loss(loss, None, activated, sample_weight)
+
+
 # Several outputs
 
 
@@ -205,7 +227,8 @@ def test_a_loss_of_the_whole_batch_is_refused(loss, message):
 def test_rows_that_are_too_wide_for_the_general_rule_are_refused():
     wide = np.ones((2, 300))
     with pytest.raises(ValueError, match=r"300 outputs are more than the 256"):
-        likelihood_of(losses.KLDivergence(), wide, wide)
+        likelihood_of(losses.CosineSimilarity(), wide, wide)
+    assert likelihood_of(losses.KLDivergence(), wide, wide).features == 300  # diagonal
 
 
 def test_no_loss_at_all_is_refused():
@@ -258,19 +281,29 @@ def test_probabilities_without_a_head_have_the_curvature_in_themselves(kind):
     allclose(likelihood_of(loss, y, probabilities).mean_hessian(), clipped.mean(axis=0))
 
 
+class OwnReduction(losses.MeanSquaredError):
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        return super().__call__(y_true, y_pred, sample_weight) ** 2
+
+
 @pytest.mark.parametrize(
     ("loss", "outputs", "message"),
     [
         (losses.MeanSquaredError(reduction=None), OUTPUTS, "no single number"),
         (losses.MeanSquaredError(), OUTPUTS[:, 0], "last axis"),
         (losses.CategoricalCrossentropy(from_logits=True, axis=1), ROWS, "axis=1"),
-        (
-            losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=0),
-            OUTPUTS,
-            "sample_weight of 0",
-        ),
+        (losses.Dice(axis=(0, 1)), ROWS, r"axis=\(0, 1\)"),
+        (losses.Circle(), OUTPUTS, "No Gauss-Newton curvature.*circle"),
+        (OwnReduction(), OUTPUTS, "No Gauss-Newton curvature.*OwnReduction"),
     ],
-    ids=["no reduction", "no feature axis", "another axis", "ignored class"],
+    ids=[
+        "no reduction",
+        "no feature axis",
+        "another axis",
+        "axes with the batch",
+        "pairs of examples",
+        "own reduction",
+    ],
 )
 def test_what_curvature_does_not_follow_is_refused(loss, outputs, message):
     with pytest.raises(ValueError, match=message):

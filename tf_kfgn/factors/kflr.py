@@ -87,7 +87,9 @@ class KFLREstimator(CotangentEstimator):
                 new = curvature(index)
                 return (index + 1, *(old + n for old, n in zip(sums, new, strict=True)))
 
-            _, *totals = self._first_that_works((add_chunk, add_one), columns.count, totals)
+            vectorisable = all(operation.vectorisable for operation in tape.operations)
+            bodies = (add_chunk, add_one) if vectorisable else (add_one,)
+            _, *totals = self._first_that_works(bodies, columns.count, totals)
         return totals[: len(uses)], totals[len(uses) :]
 
     @staticmethod

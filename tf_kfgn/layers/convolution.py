@@ -33,6 +33,8 @@ class ConvolutionOperation(ParametrisedOperation):
         """Hold what `ParametrisedOperation` does, and the geometry."""
         super().__init__(*args, **kwargs)
         self.geometry = geometry
+        # Keras compiles these with XLA on a CPU, which a vectorised gradient would lose.
+        self.vectorisable = self.matrix.groups is None and geometry.data_format == "channels_last"
 
     @property
     def shared(self) -> int:

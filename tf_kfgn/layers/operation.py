@@ -27,7 +27,10 @@ class Operation:
         layer: The layer that ran the operation.
         inputs: Its inputs, each of shape `(batch_size, *features)`.
         output: Its output, shape `(batch_size, *features)`.
+        vectorisable: Whether TensorFlow can run its gradient for many cotangents at once.
     """
+
+    vectorisable: bool = True
 
     def __init__(
         self,

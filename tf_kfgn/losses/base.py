@@ -1,9 +1,11 @@
 """What a likelihood is: the curvature of a loss with respect to the outputs of a model.
 
-A likelihood looks at *rows*: vectors of length D along the last axis of the outputs, one for each
-of an example's P positions (P = 1 for outputs of shape `(batch_size, D)`). A method called
-`row_*` is unweighted and per row. Everything else belongs to the *per-example loss*, whose mean
-over the batch is the number that Keras reports: weights of any kind are inside it.
+A likelihood looks at *rows*: the parts of an example that have a weight of their own. Most losses
+compare vectors of length D along the last axis of the outputs, one for each of an example's P
+positions (P = 1 for outputs of shape `(batch_size, D)`); a loss may also look at all positions of
+an example together (P = 1) or at each output by itself (D = 1). A method called `row_*` is
+unweighted and per row. Everything else belongs to the *per-example loss*, whose mean over the
+batch is the number that Keras reports: weights of any kind are inside it.
 """
 
 from __future__ import annotations
@@ -18,14 +20,18 @@ import tensorflow as tf
 class Likelihood(abc.ABC):
     """The curvature of one loss at one output of the model.
 
+    Roots and samples take the square root of the weights: with a negative weight they are NaN,
+    while products and means follow its sign.
+
     Attributes:
         outputs: The tensor at which the curvature is taken: logits, or the predictions of a
-            squared error. Has shape `(batch_size, *positions, D)`.
+            squared error. Has shape `(batch_size, *positions, *features)`.
         weights: The weight of each row in the per-example loss. Has shape
-            `(batch_size, *positions)`.
+            `(batch_size, *positions)`: its rank says which axes of the outputs are positions.
         functions: The Keras loss functions of this likelihood.
-        head: The TensorFlow operation that turns logits into the probabilities which the Keras
-            loss takes with `from_logits=False`; None if the loss takes the outputs themselves.
+        head: The TensorFlow operation that turns the natural parameter into what the Keras loss
+            takes (probabilities, with `from_logits=False`); None if the loss takes the natural
+            parameter itself.
     """
 
     functions: ClassVar[tuple[Callable[..., Any], ...]] = ()
@@ -38,11 +44,7 @@ class Likelihood(abc.ABC):
 
     @abc.abstractmethod
     def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """S times a vector for each row, where S S^T is the Hessian of the row.
-
-        Args:
-            vector: Has the shape of `outputs`, or one that broadcasts to it.
-        """
+        """S times a vector shaped like `outputs`, where S S^T is the Hessian of a row."""
 
     @abc.abstractmethod
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
@@ -64,8 +66,12 @@ class Likelihood(abc.ABC):
 
     @property
     def features(self) -> int:
-        """Length D of a row."""
-        return self.outputs.shape[-1]
+        """Length D of a row.
+
+        Raises:
+            ValueError: If an axis of features has no static length.
+        """
+        return self._static_size(self.outputs.shape[self.weights.shape.rank :])
 
     @property
     def positions(self) -> int:
@@ -74,13 +80,7 @@ class Likelihood(abc.ABC):
         Raises:
             ValueError: If an axis of positions has no static length.
         """
-        positions = self.outputs.shape[1:-1].num_elements()
-        if positions is None:
-            raise ValueError(
-                "Curvature needs static feature axes, but the outputs of the model have shape "
-                f"{self.outputs.shape}. Fix the shape in keras.Input."
-            )
-        return int(positions)
+        return self._static_size(self.outputs.shape[1 : self.weights.shape.rank])
 
     @property
     def batch_size(self) -> tf.Tensor:
@@ -94,24 +94,33 @@ class Likelihood(abc.ABC):
 
     def column(self, index: tf.Tensor) -> tf.Tensor:
         """Column `index` of the root of the per-example Hessian, shaped like `outputs`."""
-        unit = tf.one_hot(index, self.num_columns, dtype=self.outputs.dtype)
-        return self.root_product(tf.reshape(unit, (1, *self.outputs.shape[1:])))
+        return self.root_product(tf.one_hot(index, self.num_columns, dtype=self.outputs.dtype))
 
     def root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """The root of the per-example Hessian times a vector that broadcasts to `outputs`.
+        """The root S of the per-example Hessian, S S^T, times a vector.
 
-        With negative weights, which have no root, it is not a number.
+        Args:
+            vector: One vector for each example, or one for all: anything that reshapes to
+                `(batch_size, *outputs.shape[1:])` or `(1, *outputs.shape[1:])`.
+
+        Returns:
+            Tensor shaped like `outputs`, NaN in rows of negative weight.
+
+        Raises:
+            ValueError: If an axis of the outputs other than the first has no static length.
         """
-        product = self.row_root_product(tf.broadcast_to(vector, tf.shape(self.outputs)))
-        return product * tf.sqrt(self.weights)[..., None]
+        self._static_size(self.outputs.shape[1:])
+        vectors = tf.reshape(tf.cast(vector, self.outputs.dtype), (-1, *self.outputs.shape[1:]))
+        vectors = tf.broadcast_to(vectors, tf.shape(self.outputs))
+        return self.row_root_product(vectors) * self._like_outputs(tf.sqrt(self.weights))
 
     def sample(self, seed: tf.Tensor) -> tf.Tensor:
         """A random cotangent with the per-example Hessian as its covariance."""
-        return self.row_sample(seed) * tf.sqrt(self.weights)[..., None]
+        return self.row_sample(seed) * self._like_outputs(tf.sqrt(self.weights))
 
     def hessian_product(self, vector: tf.Tensor) -> tf.Tensor:
         """The per-example Hessian times a vector shaped like `outputs`."""
-        return self.row_product(vector) * self.weights[..., None]
+        return self.row_product(vector) * self._like_outputs(self.weights)
 
     def mean_hessian(self) -> tf.Tensor:
         """Batch mean of the per-example Hessian, shape `(P * D, P * D)`."""
@@ -126,6 +135,21 @@ class Likelihood(abc.ABC):
         return tf.reduce_mean(tf.linalg.diag_part(self.mean_blocks()))
 
     def _mean_over_batch(self, rows: tf.Tensor) -> tf.Tensor:
-        """Weighted batch mean of a quantity for each row, shape `(P, D)`."""
-        mean = tf.reduce_mean(rows * self.weights[..., None], axis=0)
+        """Weighted batch mean of a quantity shaped like `outputs`, shape `(P, D)`."""
+        mean = tf.reduce_mean(rows * self._like_outputs(self.weights), axis=0)
         return tf.reshape(mean, (self.positions, self.features))
+
+    def _like_outputs(self, rows: tf.Tensor) -> tf.Tensor:
+        """A number for each row, with axes of length 1 for the features."""
+        for _ in range(self.outputs.shape.rank - rows.shape.rank):
+            rows = rows[..., None]
+        return rows
+
+    def _static_size(self, axes: tf.TensorShape) -> int:
+        size = axes.num_elements()
+        if size is None:
+            raise ValueError(
+                "Curvature needs static feature axes, but the outputs of the model have shape "
+                f"{self.outputs.shape}. Fix the shape in keras.Input."
+            )
+        return int(size)

@@ -8,22 +8,18 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.losses import random
-from tf_kfgn.losses.base import Likelihood
+from tf_kfgn.losses.diagonal import Diagonal
 
 
-class Bernoulli(Likelihood):
+class Bernoulli(Diagonal):
     """Mean binary cross-entropy over a row of D logits: its Hessian is `diag(p (1 - p)) / D`."""
 
     functions = (keras.losses.binary_crossentropy,)
     head = "Sigmoid"
 
-    def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root_product`."""
-        return tf.sqrt(self._diagonal()) * vector
-
-    def row_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_product`."""
-        return self._diagonal() * vector
+    def diagonal(self) -> tf.Tensor:
+        """See `Diagonal.diagonal`."""
+        return tf.sigmoid(self.outputs) * tf.sigmoid(-self.outputs) / self.features
 
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_sample`: the gradient for targets drawn from the model."""
@@ -31,10 +27,3 @@ class Bernoulli(Likelihood):
         uniform = random.uniform(tf.shape(p), seed, p.dtype)
         targets = uniform < tf.cast(p, uniform.dtype)
         return (p - tf.cast(targets, p.dtype)) / math.sqrt(self.features)
-
-    def mean_blocks(self) -> tf.Tensor:
-        """See `Likelihood.mean_blocks`."""
-        return tf.linalg.diag(self._mean_over_batch(self._diagonal()))
-
-    def _diagonal(self) -> tf.Tensor:
-        return tf.sigmoid(self.outputs) * tf.sigmoid(-self.outputs) / self.features

@@ -1,83 +1,87 @@
-"""Any other loss of rows: the whole Hessian of each row, by automatic differentiation."""
+"""The general rule: the Hessian of any loss by automatic differentiation, made semi-definite."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import tensorflow as tf
 
 from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.precision import at_least_float32
-
-MAX_WIDTH = 256
+from tf_kfgn.losses.row_losses import RowLosses
 
 
 class General(Likelihood):
-    """A loss that is a twice-differentiable function of each row.
+    """A loss that is a twice-differentiable function of each row of the model's outputs.
 
     Costs one backward pass through the loss for each element of a row, and an eigendecomposition
-    of each row's Hessian. Negative eigenvalues are clipped at 0: where the loss is not convex
-    the curvature is that of its convex part.
+    of each row's Hessian, which depends on the targets. Negative eigenvalues are clipped at 0; a
+    convex loss has none. A loss whose second derivative vanishes has no curvature at all.
     """
 
-    def __init__(
-        self,
-        outputs: tf.Tensor,
-        weights: tf.Tensor,
-        row_losses: Callable[[tf.Tensor], tf.Tensor],
-    ) -> None:
+    def __init__(self, outputs: tf.Tensor, weights: tf.Tensor, losses: RowLosses) -> None:
         """Differentiate and decompose.
+
+        Here and not at the first use, which may be inside a loop or a branch of a graph.
 
         Args:
             outputs: See `Likelihood`.
             weights: See `Likelihood`.
-            row_losses: The loss of each row, unweighted, as a function of `outputs`.
+            losses: The losses of the rows at these outputs, unweighted.
 
         Raises:
-            ValueError: If the rows are wider than `MAX_WIDTH`.
+            ValueError: If the rows are too wide for a dense Hessian.
         """
         super().__init__(outputs, weights)
-        if self.features > MAX_WIDTH:
-            raise ValueError(
-                f"The curvature of this loss is found by differentiating it for each output, but "
-                f"{self.features} outputs are more than the {MAX_WIDTH} this is done for. Use a "
-                "loss whose curvature is known, or one that is a sum over its elements."
-            )
-        hessians = tf.cast(_hessians(row_losses, outputs), at_least_float32(outputs.dtype))
-        values, vectors = tf.linalg.eigh(0.5 * (hessians + tf.linalg.matrix_transpose(hessians)))
-        root = vectors * tf.sqrt(tf.maximum(values, 0))[..., None, :]
-        self._root = tf.cast(root, outputs.dtype)
+        hessians = tf.cast(losses.hessians(), at_least_float32(outputs.dtype))
+        self._hessians, self._roots = clip_eigenvalues(hessians)
 
     def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root_product`: S is `V sqrt(max(λ, 0))`."""
-        return tf.linalg.matvec(self._root, vector)
+        """See `Likelihood.row_root_product`: S is symmetric."""
+        return self._times(self._roots, vector)
 
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
         """See `Likelihood.row_product`."""
-        return tf.linalg.matvec(self._root, tf.linalg.matvec(self._root, vector, transpose_a=True))
+        return self._times(self._hessians, vector)
 
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_sample`."""
+        """See `Likelihood.row_sample`: Gaussian."""
         return self.row_root_product(random.normal_like(self.outputs, seed))
 
     def mean_blocks(self) -> tf.Tensor:
         """See `Likelihood.mean_blocks`."""
-        shape = (-1, self.positions, self.features, self.features)
-        weighted = self._root * tf.sqrt(self.weights)[..., None, None]
-        root = tf.reshape(weighted, shape)
-        return tf.einsum("npik,npjk->pij", root, root) / self.batch_size
+        P, D = self.positions, self.features
+        weights = tf.cast(tf.reshape(self.weights, (-1, P, 1, 1)), self._hessians.dtype)
+        mean = tf.reduce_mean(weights * tf.reshape(self._hessians, (-1, P, D, D)), axis=0)
+        return tf.cast(mean, self.outputs.dtype)
+
+    def _times(self, matrices: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
+        rows = tf.reshape(tf.cast(vector, matrices.dtype), (-1, self.features))
+        product = tf.reshape(tf.linalg.matvec(matrices, rows), tf.shape(self.outputs))
+        return tf.cast(tf.ensure_shape(product, self.outputs.shape), self.outputs.dtype)
 
 
-def _hessians(row_losses: Callable[[tf.Tensor], tf.Tensor], outputs: tf.Tensor) -> tf.Tensor:
-    """The Hessian of each row, shape `(batch_size, *positions, D, D)`."""
-    zero = tf.UnconnectedGradients.ZERO
-    with tf.GradientTape(persistent=True) as outer:
-        outer.watch(outputs)
-        with tf.GradientTape() as inner:
-            inner.watch(outputs)
-            total = tf.reduce_sum(row_losses(outputs))
-        gradient = inner.gradient(total, outputs, unconnected_gradients=zero)
-        elements = tf.unstack(gradient, axis=-1)
-    rows = [outer.gradient(e, outputs, unconnected_gradients=zero) for e in elements]
-    return tf.stack(rows, axis=-2)
+def clip_eigenvalues(matrices: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The nearest positive semi-definite matrices, and their symmetric roots.
+
+    The symmetric root is the only one that does not depend on the signs and the order of the
+    eigenvectors, which differ between a plain graph and XLA.
+
+    Args:
+        matrices: Symmetric, shape `(..., D, D)`.
+
+    Returns:
+        Two tensors of that shape, NaN where a matrix is not finite.
+    """
+    if matrices.shape[-1] == 1:
+        clipped = tf.maximum(matrices, 0)
+        return clipped, tf.sqrt(clipped)
+    finite = tf.reduce_all(tf.math.is_finite(matrices), axis=(-2, -1), keepdims=True)
+    # The decomposition of a NaN is an error, which would hide a loss that has become NaN.
+    values, vectors = tf.linalg.eigh(tf.where(finite, matrices, tf.zeros_like(matrices)))
+    values = tf.maximum(values, 0)[..., None, :]
+    nan = tf.constant(float("nan"), matrices.dtype)
+    clipped, roots = (
+        tf.where(finite, tf.matmul(vectors * scale, vectors, transpose_b=True), nan)
+        for scale in (values, tf.sqrt(values))
+    )
+    return clipped, roots

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
-from tf_kfgn.losses import random
-from tf_kfgn.losses.base import Likelihood
+from tf_kfgn.losses.diagonal import Diagonal
+from tf_kfgn.losses.row_losses import RowLosses
 
 
-class Separable(Likelihood):
+class Separable(Diagonal):
     """Any loss that treats each element of a row on its own, by automatic differentiation.
 
-    Negative second derivatives are clipped at 0. They depend on the targets in general.
+    Negative second derivatives are clipped at 0. They depend on the targets in general. As
+    `General`, at a price that does not grow with the length of a row.
     """
 
     functions = (
         keras.losses.binary_crossentropy,
         keras.losses.binary_focal_crossentropy,
         keras.losses.huber,
+        keras.losses.kl_divergence,
         keras.losses.log_cosh,
         keras.losses.mean_squared_error,
         keras.losses.mean_squared_logarithmic_error,
@@ -28,43 +28,17 @@ class Separable(Likelihood):
         keras.losses.squared_hinge,
     )
 
-    def __init__(
-        self,
-        outputs: tf.Tensor,
-        weights: tf.Tensor,
-        row_losses: Callable[[tf.Tensor], tf.Tensor],
-    ) -> None:
+    def __init__(self, outputs: tf.Tensor, weights: tf.Tensor, losses: RowLosses) -> None:
         """Differentiate.
 
         Args:
             outputs: See `Likelihood`.
             weights: See `Likelihood`.
-            row_losses: The loss of each row, unweighted, as a function of `outputs`.
+            losses: The losses of the rows at these outputs, unweighted.
         """
         super().__init__(outputs, weights)
-        with tf.GradientTape() as outer:
-            outer.watch(outputs)
-            with tf.GradientTape() as inner:
-                inner.watch(outputs)
-                total = tf.reduce_sum(row_losses(outputs))
-            gradient = inner.gradient(total, outputs)
-        second = outer.gradient(
-            gradient, outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        self._diagonal = tf.maximum(second, 0)
+        self._diagonal = tf.cast(tf.maximum(losses.diagonal(), 0), outputs.dtype)
 
-    def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root_product`."""
-        return tf.sqrt(self._diagonal) * vector
-
-    def row_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_product`."""
-        return self._diagonal * vector
-
-    def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_sample`."""
-        return self.row_root_product(random.normal_like(self.outputs, seed))
-
-    def mean_blocks(self) -> tf.Tensor:
-        """See `Likelihood.mean_blocks`."""
-        return tf.linalg.diag(self._mean_over_batch(self._diagonal))
+    def diagonal(self) -> tf.Tensor:
+        """See `Diagonal.diagonal`."""
+        return self._diagonal

@@ -1,0 +1,101 @@
+"""The table of blocks, and what it says of each."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+from networks import NETWORKS
+
+import tf_kfgn
+from tf_kfgn.analysis.work import work_against_gradient
+
+
+def model():
+    inputs = keras.Input((6, 6, 4))
+    x = keras.layers.Conv2D(8, 3, groups=2, name="grouped")(inputs)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(5, name="wide")(x)
+    return keras.Model(inputs, keras.layers.Dense(3, use_bias=False, name="last")(x))
+
+
+def test_rows_say_what_each_block_is(capsys):
+    rows = tf_kfgn.curvature_summary(model(), tf_kfgn.KFAC(max_factor_size=64, seed=0))
+    assert list(rows) == ["grouped", "norm/gamma", "norm/beta", "wide", "last"]
+    assert (rows["grouped"]["kind"], rows["grouped"]["A"]) == ("Kronecker", (2, 19, 19))
+    assert rows["grouped"]["G"] == (2, 4, 4)
+    assert "2 groups" in rows["grouped"]["note"]
+    assert "16 positions: expand" in rows["grouped"]["note"]
+    assert rows["norm/gamma"]["kind"] == "diagonal"
+    assert rows["norm/gamma"]["note"].startswith("falls back: the layer has no matrix")
+    assert rows["wide"]["A"] == (129, 1)
+    assert "129 > max_factor_size 64" in rows["wide"]["note"]
+    assert rows["last"]["A"] == (5, 5)
+    assert rows["last"]["note"] == ""
+    table = capsys.readouterr().out
+    for name in rows:
+        assert name in table
+    assert "MiB" in table
+    assert tf_kfgn.curvature_summary(model(), verbose=False)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_state_is_what_the_optimizer_holds():
+    optimizer = tf_kfgn.KFRA(max_factor_size=64)
+    made = tf_kfgn.enable_curvature(model())
+    rows = tf_kfgn.curvature_summary(made, optimizer, verbose=False)
+    optimizer.build(made.trainable_variables)
+    held = sum(np.prod(v.shape) * 4 for v in optimizer.variables if len(v.shape) > 0)
+    assert sum(row["state_mib"] for row in rows.values()) == pytest.approx(held / 2**20)
+
+
+def test_work_counts_what_a_method_does():
+    works = {
+        name: tf_kfgn.curvature_summary(model(), optimizer, verbose=False)["wide"]["work"]
+        for name, optimizer in {
+            "kfac": tf_kfgn.KFAC(seed=0),
+            "kflr": tf_kfgn.KFLR(),
+            "drawn": tf_kfgn.KFLR(num_columns=2),
+            "rare": tf_kfgn.KFAC(seed=0, factor_period=100, inverse_period=100),
+        }.items()
+    }
+    assert works["rare"] < works["kfac"] < works["drawn"] < works["kflr"]
+    # Two Jacobian-vector products are 4/3 of a gradient, whatever else is done.
+    assert works["rare"] > 4 / 3
+    assert work_against_gradient.__doc__
+
+
+def test_by_hand_for_one_layer():
+    small = keras.Sequential([keras.Input((9,)), keras.layers.Dense(4, name="only")])
+    optimizer = tf_kfgn.KFAC(seed=0, factor_period=2, inverse_period=4)
+    row = tf_kfgn.curvature_summary(small, optimizer, batch_size=8, verbose=False)["only"]
+    gradient = 3 * 8 * 2 * 10 * 4
+    factors = 2 * 8 * 10 * 10 + 8 * 2 * 10 * 4 + 2 * 8 * 4 * 4
+    inverses = 2 * (10**3 + 4**3)
+    preconditioning = 2 * 10 * 4 * (10 + 4)
+    expected = (factors / 2 + inverses / 4 + preconditioning) / gradient + 4 / 3
+    assert row["work"] == pytest.approx(expected)
+    assert row["state_mib"] == pytest.approx(4 * (2 * (100 + 16) + 40) / 2**20)
+
+
+@pytest.mark.parametrize("name", ["transformer", "masked LSTM", "two heads", "subclassed"])
+def test_networks_have_a_row_for_each_weight(name):
+    network = NETWORKS[name]
+    made = network.build()
+    if not made.built:
+        made(network.x)
+    before = [type(layer) for layer in made._flatten_layers()]
+    rows = tf_kfgn.curvature_summary(made, x=network.x[:1] if name == "subclassed" else None)
+    assert [type(layer) for layer in made._flatten_layers()] == before
+    kernels = [v for v in made.trainable_variables if v.path.endswith("bias")]
+    assert len(rows) <= len(made.trainable_variables)
+    assert len(rows) >= len(made.trainable_variables) - len(kernels)
+    assert all(row["work"] for row in rows.values() if row["kind"] == "Kronecker")
+
+
+def test_without_known_inputs_the_work_is_left_open():
+    made = NETWORKS["subclassed"].build()
+    made(NETWORKS["subclassed"].x)
+    rows = tf_kfgn.curvature_summary(made, verbose=False)
+    assert all(row["work"] is None for row in rows.values())
