@@ -12,6 +12,7 @@ from keras import layers
 from problems import LOSSES, MSE, Problem, seeded
 from recording import SEED, record
 
+import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
 
 CATEGORICAL = LOSSES["SparseCategoricalCrossentropy(from_logits=True)"]
@@ -127,7 +128,7 @@ def test_without_the_cross_terms_a_residual_would_be_wrong():
     """The two paths of a skip meet: their cross terms are half of what arrives."""
     given = problem(twice, 5)
     model = given.model()
-    [first, second] = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
+    [_, second] = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
     [(kfra, _), _] = compare(given, "expand")
     kernel = second.kernel.numpy()
     apart = 2 * kernel @ kernel.T  # J^T G J of each of the two paths, G being the identity
@@ -142,8 +143,6 @@ def test_two_losses_on_a_trunk_and_a_branch_without_weights():
         hidden = dense(3)(inputs)
         aside = layers.Rescaling(2.0, dtype="float64")(inputs)
         return keras.Model(inputs, [dense(2)(hidden), add(dense(4)(hidden), aside)])
-
-    import tf_kfgn
 
     model = tf_kfgn.enable_curvature(seeded(make)())
     x = np.random.default_rng(0).normal(size=(5, 4))

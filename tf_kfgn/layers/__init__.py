@@ -4,6 +4,8 @@ Outside a tape they compute what the stock layer computes. `enable_curvature` sw
 a model's layers to these and `disable_curvature` swaps them back; they can also be used directly.
 """
 
+from typing import Any
+
 import keras
 
 from tf_kfgn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
@@ -69,6 +71,9 @@ from tf_kfgn.layers.normalization import (
     BatchNormalization,
     LayerNormalization,
 )
+from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
+from tf_kfgn.layers.parameters import WeightMatrix, mark_weights
+from tf_kfgn.layers.parametrised import ParametrisedOperation
 from tf_kfgn.layers.pooling import (
     GlobalAveragePooling1D,
     GlobalMaxPooling1D,
@@ -80,13 +85,28 @@ from tf_kfgn.layers.pooling import (
 )
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.reshaping import Flatten, Reshape
+from tf_kfgn.tape import active_tape
 
-# Every class that is imported above, by the stock class that it stands for.
-RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
-    found.stock_class(): found
-    for found in tuple(globals().values())
-    if isinstance(found, type) and issubclass(found, Recording) and found is not Recording
-}
+RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {}
+
+
+def register(recording: Any) -> Any:
+    """Let `enable_curvature` swap a layer class to the recording class that is decorated.
+
+    Args:
+        recording: A class derived from `Recording` and, after it, from a Keras layer class: the
+            stock class that it stands for.
+
+    Returns:
+        The same class.
+    """
+    RECORDING_CLASSES[recording.stock_class()] = recording
+    return recording
+
+
+for _found in tuple(globals().values()):  # every class that is imported above
+    if isinstance(_found, type) and issubclass(_found, Recording) and _found is not Recording:
+        register(_found)
 
 __all__ = [
     "ELU",
@@ -115,6 +135,7 @@ __all__ = [
     "Dot",
     "Dropout",
     "EinsumDense",
+    "ElementwiseOperation",
     "Embedding",
     "Flatten",
     "GaussianDropout",
@@ -129,6 +150,7 @@ __all__ = [
     "GroupedQueryAttention",
     "LayerNormalization",
     "LeakyReLU",
+    "LinearOperation",
     "MaxPooling1D",
     "MaxPooling2D",
     "MaxPooling3D",
@@ -136,7 +158,9 @@ __all__ = [
     "Minimum",
     "MultiHeadAttention",
     "Multiply",
+    "Operation",
     "PReLU",
+    "ParametrisedOperation",
     "Permute",
     "ReLU",
     "Recording",
@@ -153,7 +177,11 @@ __all__ = [
     "UpSampling1D",
     "UpSampling2D",
     "UpSampling3D",
+    "WeightMatrix",
     "ZeroPadding1D",
     "ZeroPadding2D",
     "ZeroPadding3D",
+    "active_tape",
+    "mark_weights",
+    "register",
 ]

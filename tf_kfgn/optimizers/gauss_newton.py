@@ -333,7 +333,9 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         gradient = [tf.zeros(v.shape, v.dtype) for v in self._state.layout.variables]
         reduced = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
         for value, variable in reduced:
-            gradient[self._get_variable_index(variable)] = tf.convert_to_tensor(value)
+            # With an open batch the gradient of a reshaped product has no static shape.
+            whole = tf.ensure_shape(tf.convert_to_tensor(value), variable.shape)
+            gradient[self._get_variable_index(variable)] = whole
         return gradient
 
     def _estimates(self, tape: CurvatureTape, iteration: tf.Tensor) -> Estimates:
