@@ -36,7 +36,9 @@ def close(actual, expected):
 
 
 def weighted(layers):
-    return [layer for layer in layers if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)]
+    return [
+        layer for layer in layers if isinstance(layer, keras.layers.Conv2D | keras.layers.Dense)
+    ]
 
 
 def reference(name):
@@ -108,12 +110,10 @@ def test_gauss_newton_blocks_equal_the_references(name):
     assert len(blocks) == len(weighted(given.model().layers))
     for index, block in enumerate(blocks.values()):
         close(block, values[f"block_{index}"])
-    # Not the block of a kernel in torch's order.
-    kernel = values["kernel_0"]
-    order = np.arange(kernel.size).reshape(kernel.shape).transpose(3, 2, 0, 1).ravel()
-    assert wrong(values["block_0"][np.ix_(order, order)], blocks.popitem()[1].numpy()[:54, :54]) if (
-        len(blocks) == 1
-    ) else True
+    block, kernel = values["block_0"], values["kernel_0"]
+    torch_order = np.arange(kernel.size).reshape(kernel.shape).transpose(3, 2, 0, 1).ravel()
+    mistaken = block[np.ix_(torch_order, torch_order)]
+    assert wrong(mistaken, block[: kernel.size, : kernel.size])
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -157,26 +157,110 @@ def test_the_positions_are_those_of_the_output():
 def test_curvlinops_has_one_block_for_all_groups(approximation):
     """Its A is of the patches averaged over the groups; ours are the groups' own."""
     given, values = reference(GROUPED)
-    A, G = factors(GROUPED, KFLREstimator, approximation)[0]
-    T = positions(GROUPED)[0]
-    scale = T if approximation == "expand" else 1
-    of_G = values[f"type2_{approximation}_G_0"] / scale
-    channels = G.shape[-1]
-    for group in range(2):
-        own = slice(group * channels, (group + 1) * channels)
-        close(G[group], of_G[own, own])
-    assert wrong(G[0], G[1])
-    _, tape, _ = record(given)
-    rows = tape.operations[0].input_rows_of_groups() if False else _rows(tape.operations[0])
+    (A, G), (dense_A, dense_G) = factors(GROUPED, KFLREstimator, approximation)
+    T = positions(GROUPED)[0] if approximation == "expand" else 1
+    of_A, of_G = (values[f"type2_{approximation}_{factor}_0"] for factor in "AG")
+    for group, own in enumerate([slice(0, 3), slice(3, 6)]):
+        close(G[group], of_G[own, own] / T)
+        assert wrong(A[group], T * of_A)
+    assert wrong(G[0], of_G[3:, 3:] / T)
+
+    patches = tf.image.extract_patches(
+        given.x, (1, 3, 3, 1), (1, 1, 1, 1), (1, 1, 1, 1), "SAME"
+    ).numpy()
+    apart = patches.reshape(len(given.x), 36, 9, 2, 2)  # taps, groups, channels of a group
+    rows = apart.transpose(3, 0, 1, 2, 4).reshape(2, len(given.x), 36, 18)
+    rows = np.concatenate([rows, np.ones_like(rows[..., :1])], axis=-1)
     if approximation == "reduce":
-        rows = rows.mean(axis=1, keepdims=True)
-    flat = rows.mean(axis=2).reshape(-1, rows.shape[-1])
-    of_A = scale * values[f"type2_{approximation}_A_0"]
-    close(flat.T @ flat / len(given.x), of_A)
+        rows = rows.mean(axis=2, keepdims=True)
+
+    def second_moment(rows):
+        return np.einsum("nti,ntj->ij", rows, rows) / len(rows)
+
+    close(second_moment(rows.mean(axis=0)), T * of_A)
     for group in range(2):
-        own = rows[:, :, group].reshape(-1, rows.shape[-1])
-        close(own.T @ own / len(given.x), A[group])
-        assert wrong(A[group], of_A)
-    dense = factors(GROUPED, KFLREstimator, approximation)[1]
-    close(dense.A, values[f"type2_{approximation}_A_1"])
-    close(dense.G, values[f"type2_{approximation}_G_1"])
+        close(A[group], second_moment(rows[group]))
+    close(dense_A, values[f"type2_{approximation}_A_1"])
+    close(dense_G, values[f"type2_{approximation}_G_1"])
+
+
+# BackPACK
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", BACKPACK)
+def test_input_factors_equal_backpack(name, estimator):
+    """It sums over all positions, as `expand` does."""
+    for index, (A, _) in enumerate(factors(name, estimator, "expand")):
+        close(A[:-1, :-1], VALUES[name][f"A_{index}"])
+        if positions(name)[index] > 1:
+            reduced = factors(name, estimator, "reduce")[index].A
+            assert wrong(reduced[:-1, :-1], VALUES[name][f"A_{index}"])
+            mistaken = channels_first(A.numpy(), name, index)
+            assert wrong(mistaken[:-1, :-1], VALUES[name][f"A_{index}"])
+
+
+@pytest.mark.parametrize("method", ["kflr", "kfra"])
+@pytest.mark.parametrize("name", BACKPACK)
+def test_output_factors_equal_backpack(name, method):
+    """Its G of a kernel is that of the bias: cotangents summed over positions, as in `reduce`.
+
+    For KFRA this is the sum over all pairs of positions of the average that travels.
+    """
+    estimator = {"kflr": KFLREstimator, "kfra": KFRAEstimator}[method]
+    for index, (_, G) in enumerate(factors(name, estimator, "reduce")):
+        expected = VALUES[name][f"{method}_G_{index}"]
+        close(G, expected)
+        shared = positions(name)[index]
+        if shared > 1:  # not the pairs of a position with itself, summed or averaged
+            expanded = factors(name, estimator, "expand")[index].G
+            assert wrong(expanded, expected)
+            assert wrong(shared * expanded, expected)
+
+
+@pytest.mark.parametrize("name", BACKPACK)
+def test_expand_reads_the_diagonal_of_the_average_of_backpack(name):
+    """BackPACK itself sums the average, but what it propagates is the same."""
+    seen = 0
+    for index, (_, G) in enumerate(factors(name, KFRAEstimator, "expand")):
+        if positions(name)[index] > 1:
+            expected = VALUES[name][f"kfra_expand_G_{index}"]
+            close(G, expected)
+            assert wrong(VALUES[name][f"kfra_G_{index}"] / positions(name)[index], expected)
+            seen += 1
+    assert seen == sum(f"kfra_expand_G_{index}" in VALUES[name] for index in range(3))
+
+
+@pytest.mark.parametrize("approximation", ["expand", "reduce"])
+@pytest.mark.parametrize("name", BACKPACK)
+def test_kfra_is_another_approximation_than_kflr(name, approximation):
+    recursive, exact = (factors(name, estimator, approximation) for estimator in ESTIMATORS)
+    close(recursive[-1].G, exact[-1].G)  # the recursion has not begun
+    assert wrong(recursive[0].G, exact[0].G, by=1e-3)  # a thousand times the tolerance
+
+
+@pytest.mark.parametrize(
+    "name", ["conv_maxpool_backpack", "conv_strided_maxpool_backpack", "conv_avgpool_backpack"]
+)
+def test_the_average_is_taken_after_every_operation(name):
+    """Of BackPACK too: averaging an activation and a maximum together gives another G."""
+    given, values = reference(name)
+    convolution, activation, pooling, _, dense = given.model().layers
+    h = convolution(given.x).numpy()
+    a = activation(h).numpy()
+    outputs = given.model()(given.x).numpy()
+    N, K = outputs.shape
+    hessian = loss_hessian(given.loss, given.y, outputs).reshape(N, K, N, K)
+    kernel = dense.kernel.numpy()
+    average = kernel @ np.einsum("nknl->kl", hessian) @ kernel.T
+
+    def summed(average):
+        channels = h.shape[-1]
+        pairs = average.reshape(-1, channels, len(average) // channels, channels)
+        return np.einsum("sitj->ij", pairs)
+
+    apart = pulled_back(activation, h, pulled_back(pooling, a, average))
+    close(summed(apart), values["kfra_G_0"])
+    together = pulled_back(lambda h: pooling(activation(h)), h, average)
+    is_maximum = isinstance(pooling, keras.layers.MaxPooling2D)
+    assert wrong(summed(together), values["kfra_G_0"], by=1e-3) == is_maximum
