@@ -105,8 +105,9 @@ class NumpyKFRA:
             self.alpha * d + self.mu * p for d, p in zip(direction, self.previous, strict=True)
         ]
         self.W = [w + d for w, d in zip(self.W, self.previous, strict=True)]
-        if (self.t + 1) % self.damping_period == 0:
+        if (self.t + 1) % self.damping_period == 0 or self.rho < 0.25:
             self.rho = (self.objective(x, y, self.W) - before) / predicted
+            assert self.rho > 0  # no step of the tests is taken back
             factor = self.damping_decay**self.damping_period
             if self.rho > 0.75:
                 self.tau *= factor

@@ -16,7 +16,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     x = generator.uniform(size=(100, 784)).astype("float32")
     names = {"x": x, "y": generator.integers(10, size=100)}
-    fit, loop, look = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    fit, summary, loop, look = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
 
     exec(fit, names)
     assert (tmp_path / "model.keras").is_file()
@@ -24,6 +24,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     assert {"loss", "accuracy", "damping", "step_size"} <= set(history)
     assert history["loss"][-1] < history["loss"][0]
 
+    exec(summary, names)
     exec(loop, names)
     targets = np.eye(10, dtype="float32")[names["y"]]
     losses = [float(names["train_step"](x, targets)) for _ in range(6)]

@@ -70,10 +70,54 @@ def parallel_use(x):
     return dense(2)(layers.Concatenate(dtype="float64")([cell(a), cell(b)]))
 
 
+def broadcast(x):
+    rows = layers.Reshape((2, 2), dtype="float64")(x)
+    h = dense(3)(rows)
+    h = add(h, layers.AveragePooling1D(2, dtype="float64")(h), dense(3)(x))
+    return dense(2)(layers.GlobalAveragePooling1D(dtype="float64")(h))
+
+
+def images(x):
+    h = layers.Reshape((2, 2, 1), dtype="float64")(x)
+    h = layers.ZeroPadding2D(1, dtype="float64")(dense(2)(h))
+    h = add(h, layers.Permute((2, 1, 3), dtype="float64")(h))
+    h = layers.Cropping2D(1, dtype="float64")(h)
+    return dense(2)(layers.Flatten("channels_first", dtype="float64")(h))
+
+
+def gated(x):
+    """A gate for each feature, for all rows."""
+    h = dense(3)(layers.Reshape((2, 2), dtype="float64")(x))
+    h = layers.Multiply(dtype="float64")([h, dense(3)(x)])
+    return dense(2)(layers.GlobalMaxPooling1D(dtype="float64")(h))
+
+
+def extremes(x):
+    a, b = dense(3)(x), dense(3)(x)
+    high, low = layers.Maximum(dtype="float64")([a, b]), layers.Minimum(dtype="float64")([a, b])
+    return dense(2)(layers.Concatenate(dtype="float64")([high, low, add(a, low)]))
+
+
+def normalised(x):
+    h = dense(4)(x)
+    h = add(h, dense(4)(layers.LayerNormalization(dtype="float64")(h)))
+    h = add(h, layers.BatchNormalization(dtype="float64")(h))
+    return dense(2)(layers.GroupNormalization(2, dtype="float64")(h))
+
+
+def similarity(x):
+    a, b = dense(3)(x), dense(3)(x)
+    return dense(2)(layers.Dot(-1, normalize=True, dtype="float64")([a, b]))
+
+
 GRAPHS = {
     make.__name__: make
-    for make in (skip, skips, concatenated, differences, twice, three_times, shared, parallel_use)
-}
+    for make in (
+        skip, skips, concatenated, differences, twice, three_times, shared, parallel_use, broadcast,
+        images,
+    )
+}  # fmt: skip
+NONLINEAR = {make.__name__: make for make in (gated, extremes, normalised, similarity)}
 
 
 def problem(make, batch, activation=None, loss=MSE):
@@ -112,13 +156,13 @@ def test_linear_graphs_are_exact_for_any_batch(make, approximation):
 
 @pytest.mark.parametrize("loss", [MSE, CATEGORICAL], ids=["squared", "categorical"])
 @pytest.mark.parametrize("approximation", ["expand", "reduce"])
-@pytest.mark.parametrize("make", GRAPHS.values(), ids=GRAPHS.keys())
+@pytest.mark.parametrize("make", [*GRAPHS.values(), *NONLINEAR.values()])
 def test_any_graph_is_exact_for_one_example(make, approximation, loss):
     for kfra, kflr in compare(problem(make, 1, "tanh", loss), approximation):
         allclose(kfra, kflr)
 
 
-@pytest.mark.parametrize("make", GRAPHS.values(), ids=GRAPHS.keys())
+@pytest.mark.parametrize("make", [*GRAPHS.values(), *NONLINEAR.values()])
 def test_averages_of_several_examples_are_not_exact(make):
     pairs = compare(problem(make, 6, "tanh", CATEGORICAL), "expand")
     assert any(wrong(kfra, kflr, by=1e-4) for kfra, kflr in pairs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -9,9 +11,12 @@ import tensorflow as tf
 from brute_force import allclose, wrong
 from problems import MSE, Problem, dense, random_problem, sequential
 from recording import MODES, compiled, record
+from stock_rules import check_bitwise, check_rules, check_saving, normal, recorded, stock_of
 
 import tf_kfgn
+from tf_kfgn import layers
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
+from tf_kfgn.layers.operation import LinearOperation
 
 X = np.random.default_rng(0).normal(size=(6, 4))
 
@@ -96,3 +101,107 @@ def test_kflr_follows_the_coupling_of_the_batch_on_average():
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
     constant = first_factor(KFRAEstimator(), tape)
     assert wrong(constant, expected)
+
+
+# The rule alone
+
+BATCHES = {
+    "features": ({}, (4,), None),
+    "rows": ({"epsilon": 0.1}, (3, 4), None),
+    "channels first": ({"axis": 1}, (2, 3, 2), None),
+    "without scale": ({"scale": False}, (4,), None),
+    "masked": ({}, (3, 4), np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0], [1, 0, 1]], bool)),
+}
+if "renorm" in inspect.signature(keras.layers.BatchNormalization).parameters:
+    BATCHES["renorm"] = ({"renorm": True}, (4,), None)
+    BATCHES["renorm of rows"] = ({"renorm": True, "renorm_clipping": {"rmax": 1.5}}, (3, 4), None)
+
+
+def batch_norm(options, shape):
+    layer = layers.BatchNormalization(dtype="float64", **options)
+    x = 2 + 3 * normal(*shape)
+    layer(x)
+    generator = np.random.default_rng(2)
+    layer.set_weights([generator.uniform(0.5, 2, size=w.shape) for w in layer.weights])
+    return layer, x
+
+
+@pytest.fixture(params=BATCHES.values(), ids=BATCHES.keys())
+def made(request):
+    options, shape, mask = request.param
+    return *batch_norm(options, shape), mask
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_in_inference_and_when_frozen_the_rule_is_exact(made, trainable):
+    layer, x, mask = made
+    layer.trainable = trainable
+    stock = stock_of(layer)
+    options = {"mask": mask, "training": not trainable}  # frozen: as in inference
+
+    def function(n, own):
+        return stock(own[0], training=False)
+
+    check_rules(layer, [x], function, **options)
+    check_bitwise(layer, x, ["eager"], **options)
+
+
+def test_in_training_the_slope_is_that_between_two_places(made):
+    """Each channel is an affine map; its slope is read off its outputs."""
+    layer, x, mask = made
+    stock = stock_of(layer)
+    output, tape = recorded(layer, x, training=True, mask=mask)
+    np.testing.assert_array_equal(output, stock(x, training=True, mask=mask))
+    for one, other in zip(layer.variables, stock.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    [operation] = tape.operations
+    assert type(operation) is LinearOperation
+    channels = [np.moveaxis(np.array(t), layer.axis, 0).reshape(t.shape[layer.axis], -1)
+                for t in (x, output)]  # fmt: skip
+    ends = [np.argmin(channels[0], axis=1), np.argmax(channels[0], axis=1)]
+    rise, run = (
+        np.diff([c[np.arange(len(c)), end] for end in ends], axis=0)[0] for c in channels[::-1]
+    )
+    rank = x.shape.rank - 1
+    shape = [-1 if axis == layer.axis % x.shape.rank - 1 else 1 for axis in range(rank)]
+    slope = np.broadcast_to(np.reshape(rise / run, shape), x.shape[1:]).ravel()
+    root = np.random.default_rng(1).normal(size=(slope.size, slope.size))
+    average = tf.constant(root @ root.T)
+    allclose(operation.pull_back(average, tape), average * np.outer(slope, slope))
+    allclose(operation.mean_transpose(average, tape), slope[:, None] * average)
+
+
+@pytest.mark.parametrize("mode", ["eager", "graph"])
+def test_a_replay_changes_no_variable(made, mode):
+    layer, x, mask = made
+    for generation in range(2):
+        before = [variable.numpy() for variable in layer.variables]
+
+        def passes():
+            with tf_kfgn.CurvatureTape() as tape, tape.replaying():
+                return layer(x, training=True, mask=mask)
+
+        again = compiled(passes, mode)()
+        for variable, value in zip(layer.variables, before, strict=True):
+            np.testing.assert_array_equal(variable, value)
+        # And it computes what the pass itself then does.
+        np.testing.assert_allclose(
+            again, layer(x, training=True, mask=mask), rtol=1e-9, atol=1e-12, err_msg=generation
+        )
+
+
+def test_layers_survive_saving_and_are_swapped(made, tmp_path):
+    layer, x, mask = made
+    if mask is None:
+        check_saving(layer, x, tmp_path)
+
+
+def test_averages_stay_in_float32_where_a_layer_computes_in_half():
+    layer = layers.BatchNormalization(dtype="mixed_float16")
+    x = tf.cast(normal(4), tf.float16)
+    output, tape = recorded(layer, x, training=True)
+    assert output.dtype == tf.float16
+    pulled = tape.operations[0].pull_back(1e-9 * tf.eye(4), tape)
+    assert pulled.dtype == tf.float32
+    expected = 1e-9 / (np.var(x.numpy().astype("float64"), axis=0) + 1e-3)
+    np.testing.assert_allclose(np.diag(pulled), expected, rtol=1e-4)

@@ -69,7 +69,10 @@ from tf_kfgn.layers.merging import (
 )
 from tf_kfgn.layers.normalization import (
     BatchNormalization,
+    GroupNormalization,
     LayerNormalization,
+    RMSNormalization,
+    UnitNormalization,
 )
 from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
 from tf_kfgn.layers.parameters import WeightMatrix, mark_weights
@@ -85,6 +88,7 @@ from tf_kfgn.layers.pooling import (
 )
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.reshaping import Flatten, Reshape
+from tf_kfgn.layers.resizing import Resizing
 from tf_kfgn.tape import active_tape
 
 RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {}
@@ -146,6 +150,7 @@ __all__ = [
     "GlobalMaxPooling1D",
     "GlobalMaxPooling2D",
     "GlobalMaxPooling3D",
+    "GroupNormalization",
     "GroupQueryAttention",
     "GroupedQueryAttention",
     "LayerNormalization",
@@ -162,11 +167,13 @@ __all__ = [
     "PReLU",
     "ParametrisedOperation",
     "Permute",
+    "RMSNormalization",
     "ReLU",
     "Recording",
     "RepeatVector",
     "Rescaling",
     "Reshape",
+    "Resizing",
     "SeparableConv1D",
     "SeparableConv2D",
     "Softmax",
@@ -174,6 +181,7 @@ __all__ = [
     "SpatialDropout2D",
     "SpatialDropout3D",
     "Subtract",
+    "UnitNormalization",
     "UpSampling1D",
     "UpSampling2D",
     "UpSampling3D",

@@ -22,8 +22,12 @@ class _LinearLayer(Recording):
         outputs = super().call(inputs)  # type: ignore[misc]
         tape = active_tape()
         if tape is not None and outputs is not inputs and inputs.dtype.is_floating:
-            tape.record(LinearOperation(self, inputs, outputs, self.stock_call))
+            tape.record(LinearOperation(self, inputs, outputs, self.repeated))
         return outputs
+
+    def repeated(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The stock computation once more, for any number of examples and any floating type."""
+        return self.stock_call(inputs)
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -79,6 +83,13 @@ class RepeatVector(_LinearLayer, keras.layers.RepeatVector):
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class Rescaling(_LinearLayer, keras.layers.Rescaling):
     """`keras.layers.Rescaling` that records itself on an active tape."""
+
+    def repeated(self, inputs: tf.Tensor) -> tf.Tensor:
+        """See `_LinearLayer.repeated`: the slope, at the precision of the inputs."""
+        slope = keras.ops.cast(self.scale, inputs.dtype)
+        if slope.shape.rank and keras.config.image_data_format() == "channels_first":
+            slope = tf.reshape(slope, [*slope.shape, *[1] * (3 - slope.shape.rank)])
+        return inputs * slope
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")

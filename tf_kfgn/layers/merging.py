@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -19,12 +20,18 @@ class _Merging(Recording):
     def call(self: Any, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
         """The stock computation; inside a tape it is recorded."""
         tape = active_tape()
-        if tape is None or not all(tensor.dtype.is_floating for tensor in inputs):
+        if tape is None or not _same_examples(inputs):
             return self.stock_call(inputs)
         inputs = self.prepared(tape, list(inputs))
+        floating = [index for index, t in enumerate(inputs) if t.dtype.is_floating]
+        sources = [inputs[index] for index in floating]
+        tape.watch(sources)
         outputs = self.stock_call(inputs)
-        if all(outputs is not tensor for tensor in inputs):
-            tape.record(self.operation(inputs, outputs))
+        if sources and all(outputs is not tensor for tensor in inputs):
+            merged = functools.partial(self._merged, inputs, floating)
+            # An integer input is a constant of each example, so its map differs among them.
+            kind = self.operation(inputs, outputs) if len(sources) == len(inputs) else Operation
+            tape.record(kind(self, sources, outputs, merged))
         return outputs
 
     def prepared(self, tape: CurvatureTape, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
@@ -32,21 +39,28 @@ class _Merging(Recording):
         del tape
         return inputs
 
-    def operation(self, inputs: list[tf.Tensor], outputs: tf.Tensor) -> Operation:
-        """What to record."""
-        return Operation(self, inputs, outputs, self.merged)
+    def operation(self, inputs: list[tf.Tensor], outputs: tf.Tensor) -> Callable[..., Operation]:
+        """The kind of operation to record for floating inputs."""
+        del inputs, outputs
+        return Operation
 
-    def merged(self, *inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation, as a function of the inputs one by one."""
-        return self.stock_call(list(inputs))
+    def _merged(
+        self, inputs: list[tf.Tensor], floating: list[int], *tensors: tf.Tensor
+    ) -> tf.Tensor:
+        """The stock computation, as a function of the floating inputs one by one."""
+        given = list(inputs)
+        for index, tensor in zip(floating, tensors, strict=True):
+            given[index] = _with_mask_of(inputs[index], tensor)
+        return self.stock_call(given)
 
 
 class _LinearMerging(_Merging):
     """A merging layer that is linear in all inputs together."""
 
-    def operation(self, inputs: list[tf.Tensor], outputs: tf.Tensor) -> Operation:
+    def operation(self, inputs: list[tf.Tensor], outputs: tf.Tensor) -> Callable[..., Operation]:
         """See `_Merging.operation`."""
-        return LinearOperation(self, inputs, outputs, self.merged)
+        del inputs, outputs
+        return LinearOperation
 
 
 class _ElementwiseMerging(_Merging):
@@ -54,30 +68,52 @@ class _ElementwiseMerging(_Merging):
 
     def prepared(self, tape: CurvatureTape, inputs: list[tf.Tensor]) -> list[tf.Tensor]:
         """See `_Merging.prepared`: smaller inputs are repeated, as an operation of its own."""
-        ranks = {tensor.shape.rank for tensor in inputs}
-        if len(ranks) > 1 or not all(t.shape[1:].is_fully_defined() for t in inputs):
+        if not all(t.shape[1:].is_fully_defined() and t.dtype.is_floating for t in inputs):
             return inputs
-        shape = inputs[0].shape[1:]
-        for tensor in inputs[1:]:
-            shape = tf.broadcast_static_shape(shape, tensor.shape[1:])
+        rank = max(tensor.shape.rank for tensor in inputs)
+        shape = tf.TensorShape([])
+        for tensor in inputs:
+            shape = tf.broadcast_static_shape(shape, _features(tensor, rank))
         return [self._repeated(tape, tensor, shape) for tensor in inputs]
 
-    def operation(self, inputs: list[tf.Tensor], outputs: tf.Tensor) -> Operation:
+    def operation(self, inputs: list[tf.Tensor], outputs: tf.Tensor) -> Callable[..., Operation]:
         """See `_Merging.operation`."""
         shapes = [tuple(tensor.shape[1:]) for tensor in (*inputs, outputs)]
         alike = None not in shapes[0] and len(set(shapes)) == 1
-        return (ElementwiseOperation if alike else Operation)(self, inputs, outputs, self.merged)
+        return ElementwiseOperation if alike else Operation
 
     def _repeated(self, tape: CurvatureTape, tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
         if tensor.shape[1:] == shape:
             return tensor
 
         def repeat(tensor: tf.Tensor) -> tf.Tensor:
-            return tf.broadcast_to(tensor, (tf.shape(tensor)[0], *shape))
+            count = tf.shape(tensor)[0]
+            expanded = tf.reshape(tensor, (count, *_features(tensor, 1 + shape.rank)))
+            return tf.broadcast_to(expanded, (count, *shape))
 
         wide = repeat(tensor)
         tape.record(LinearOperation(self, tensor, wide, repeat))
-        return wide
+        # Keras drops the mask itself where it adds axes.
+        return _with_mask_of(tensor, wide) if tensor.shape.rank == wide.shape.rank else wide
+
+
+def _features(tensor: tf.Tensor, rank: int) -> tf.TensorShape:
+    """Feature axes of a tensor, with axes of length 1 before them up to a rank, as Keras adds."""
+    return tf.TensorShape([1] * (rank - tensor.shape.rank)) + tensor.shape[1:]
+
+
+def _same_examples(inputs: Sequence[tf.Tensor]) -> bool:
+    """Whether no input stands for all examples at once, as far as shapes tell."""
+    counts = {tensor.shape[0] for tensor in inputs}
+    return 1 not in counts or len(counts) == 1
+
+
+def _with_mask_of(source: tf.Tensor, tensor: tf.Tensor) -> tf.Tensor:
+    """A tensor with the Keras mask of another, which `Maximum` and `Minimum` compute with."""
+    mask = getattr(source, "_keras_mask", None)
+    if mask is not None:
+        tensor._keras_mask = mask
+    return tensor
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tf_kfgn.context import active_replay
 from tf_kfgn.layers.operation import LinearOperation, Operation
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.row_normalization import RowNormalization
 from tf_kfgn.tape import active_tape
 
 
@@ -20,8 +23,7 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
     In training every output depends on the whole batch. KFLR and KFAC follow that; KFRA, whose
     averages are over single examples, takes the statistics of the batch as constants.
 
-    A replay computes with the statistics of the batch too but leaves the moving ones as they
-    are. Not so with `renorm=True`, which updates them in a replay as well.
+    A replay computes with the statistics of the batch too but leaves all moving ones as they are.
     """
 
     def call(
@@ -29,137 +31,150 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
     ) -> tf.Tensor:
         """The stock computation; inside a tape it is recorded."""
         of_batch = bool(training) and self.trainable
-        if of_batch and not self.renorm and active_replay() is not None:
-            statistics = self._moments(_at_least_float32(inputs), mask)
-            return keras.ops.cast(self._normalised(inputs, *statistics), self.compute_dtype)
-        outputs = super().call(inputs, training=training, mask=mask)
+        if of_batch and active_replay() is not None:
+            outputs = self._normalised(inputs, *self._constants(inputs, of_batch, mask))
+            return keras.ops.cast(outputs, self.compute_dtype)
         tape = active_tape()
         if tape is None:
-            return outputs
-        if of_batch and self.renorm:
-            tape.record(Operation(self, inputs, outputs))
-            return outputs
+            return super().call(inputs, training=training, mask=mask)
+        # The correction of renorm depends on statistics that the call then updates.
+        early = self._constants(inputs, of_batch, mask) if of_batch and self._corrects else None
+        outputs = super().call(inputs, training=training, mask=mask)
 
         def function(tensor: tf.Tensor) -> tf.Tensor:
-            if of_batch:
-                statistics = self._moments(_at_least_float32(inputs), mask)
-            else:
-                statistics = (self.moving_mean, self.moving_variance)
-            outputs = self._normalised(tensor, *statistics)
-            return keras.ops.cast(outputs, tensor.dtype)
+            constants = early or self._constants(inputs, of_batch, mask)
+            return keras.ops.cast(self._normalised(tensor, *constants), tensor.dtype)
 
         tape.record(LinearOperation(self, inputs, outputs, function))
         return outputs
 
-    def _normalised(self, inputs: tf.Tensor, mean: Any, variance: Any) -> tf.Tensor:
+    @property
+    def _corrects(self) -> bool:
+        return getattr(self, "renorm", False)  # older versions of Keras have no renorm
+
+    def _constants(self, inputs: tf.Tensor, of_batch: bool, mask: Any) -> tuple[Any, ...]:
+        """Mean, variance, scale and offset; the last two may be None."""
+        gamma = self.gamma if self.scale else None
+        beta = self.beta if self.center else None
+        if not of_batch:
+            return self.moving_mean, self.moving_variance, gamma, beta
+        inputs = _at_least_float32(inputs)
+        mean, variance = self._moments(inputs, mask)
+        if self._corrects:
+            r, d, mean, variance = self._renorm_correction_and_moments(mean, variance)
+            gamma, beta = self._compose_transforms(r, d, gamma, beta, inputs.dtype)
+        return mean, variance, gamma, beta
+
+    def _normalised(self, inputs: tf.Tensor, *constants: Any) -> tf.Tensor:
         """Normalise with given statistics, in float32 or better."""
         inputs = _at_least_float32(inputs)
-        cast = {
-            name: None if value is None else keras.ops.cast(value, inputs.dtype)
-            for name, value in {
-                "mean": mean,
-                "variance": variance,
-                "offset": self.beta if self.center else None,
-                "scale": self.gamma if self.scale else None,
-            }.items()
-        }
-        return keras.ops.batch_normalization(inputs, axis=self.axis, epsilon=self.epsilon, **cast)
+        mean, variance, gamma, beta = (
+            None if value is None else keras.ops.cast(value, inputs.dtype) for value in constants
+        )
+        return keras.ops.batch_normalization(
+            inputs, mean, variance, self.axis, offset=beta, scale=gamma, epsilon=self.epsilon
+        )
 
 
-class RowNormalization(Operation):
-    """Normalisation of each row `x` along the last axis: `γ s (x - m)`.
+class _RowNormalization(Recording):
+    """Records the whole call of a layer that normalises rows of one example's features."""
 
-    With `x̂ = s (x - m)` and P the projection that subtracts the mean, the Jacobian of a row is
-    `s γ (P - x̂ x̂^T / D)`. Without the mean, as in RMS normalisation, P is the identity.
-    """
+    def call(self: Any, inputs: tf.Tensor) -> tf.Tensor:
+        """The stock computation; inside a tape it is recorded."""
+        tape = active_tape()
+        if tape is None or not inputs.dtype.is_floating:
+            return self.stock_call(inputs)
+        tape.watch(inputs)
+        outputs = self.stock_call(inputs)
+        operation = None
+        if inputs.shape[1:].is_fully_defined():
+            operation = self.row_operation(inputs, outputs)
+        tape.record(operation or Operation(self, inputs, outputs))
+        return outputs
 
-    def __init__(
-        self,
-        layer: keras.layers.Layer,
-        inputs: tf.Tensor,
-        output: tf.Tensor,
-        *,
-        gamma: Any,
-        centred: bool,
-        epsilon: float,
-    ) -> None:
-        """Hold the ends and what the layer computes with; γ is None if it has no scale."""
-        super().__init__(layer, inputs, output)
-        self._gamma, self._centred, self._epsilon = gamma, centred, epsilon
-
-    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`."""
-        del tape
-        rows, scale = self._rows(average.dtype)
-        count = tf.cast(tf.shape(rows)[0], average.dtype)
-        P, D = rows.shape[1:]
-        projected = self._projected(tf.transpose(self._projected(average)))
-        blocks = tf.reshape(projected, (P, D, P, D))
-        scaled = rows * scale[..., None]
-        met = tf.einsum("npi,piqj->npqj", rows, blocks) / D
-        once = tf.einsum("npi,nq,npqj->piqj", scaled, scale, met)
-        twice = tf.einsum("npqj,nqj->npq", met, rows) / D
-        both = tf.einsum("npq,npi,nqj->piqj", twice, scaled, scaled)
-        straight = tf.matmul(scale, scale, transpose_a=True)[:, None, :, None] * blocks
-        total = straight - once - tf.transpose(once, (2, 3, 0, 1)) + both
-        return tf.reshape(total, average.shape) / count
-
-    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`."""
-        del tape
-        rows, scale = self._rows(columns.dtype)
-        count = tf.cast(tf.shape(rows)[0], columns.dtype)
-        P, D = rows.shape[1:]
-        blocks = tf.reshape(self._projected(columns), (P, D, -1))
-        outer = tf.einsum("np,npi,npj->pij", scale, rows, rows) / D
-        moved = tf.reduce_sum(scale, axis=0)[:, None, None] * blocks - tf.matmul(outer, blocks)
-        return tf.reshape(moved, (P * D, -1)) / count
-
-    def _rows(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-        """`x̂` of shape `(batch_size, positions, D)`, and `s` of shape `(batch_size, positions)`."""
-        D = self.input.shape[-1]
-        rows = tf.cast(tf.reshape(self.input, (-1, self.input_widths[0] // D, D)), dtype)
-        if self._centred:
-            rows -= tf.reduce_mean(rows, axis=-1, keepdims=True)
-        square = tf.reduce_mean(tf.square(rows), axis=-1)
-        scale = tf.math.rsqrt(square + tf.constant(self._epsilon, dtype))
-        return rows * scale[..., None], scale
-
-    def _projected(self, matrix: tf.Tensor) -> tf.Tensor:
-        """`P γ` times each row's part of a matrix."""
-        D = self.input.shape[-1]
-        blocks = tf.reshape(matrix, (-1, D, matrix.shape[-1]))
-        if self._gamma is not None:
-            blocks *= tf.cast(tf.convert_to_tensor(self._gamma), matrix.dtype)[:, None]
-        if self._centred:
-            blocks -= tf.reduce_mean(blocks, axis=1, keepdims=True)
-        return tf.reshape(blocks, tf.shape(matrix))
+    def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
+        """The rule for rows, or None where it does not fit."""
+        raise NotImplementedError
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
-class LayerNormalization(Recording, keras.layers.LayerNormalization):
+class LayerNormalization(_RowNormalization, keras.layers.LayerNormalization):
     """`keras.layers.LayerNormalization` that records itself on an active tape."""
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(inputs)
-        tape = active_tape()
-        if tape is not None:
-            tape.watch(inputs)
-            centred = not getattr(self, "rms_scaling", False)
-            if _is_last(self.axis, inputs) and centred:
-                operation: Operation = RowNormalization(
-                    self, inputs, outputs, gamma=self.gamma, centred=True, epsilon=self.epsilon
-                )
-            else:
-                operation = Operation(self, inputs, outputs)
-            tape.record(operation)
-        return outputs
+    def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
+        """See `_RowNormalization.row_operation`."""
+        places = rows_along(self.axis, inputs)
+        if places is None or self.rms_scaling:
+            return None
+        gamma = None if self.gamma is None else tf.reshape(self.gamma, (-1,))
+        return RowNormalization(self, inputs, outputs, places, gamma=gamma, eps=self.epsilon)
 
 
-def _is_last(axis: Any, inputs: tf.Tensor) -> bool:
-    axes = [axis] if isinstance(axis, int) else list(axis)
-    return len(axes) == 1 and axes[0] in (-1, inputs.shape.rank - 1)
+@keras.saving.register_keras_serializable(package="tf_kfgn")
+class GroupNormalization(_RowNormalization, keras.layers.GroupNormalization):
+    """`keras.layers.GroupNormalization` that records itself on an active tape."""
+
+    def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
+        """See `_RowNormalization.row_operation`."""
+        shape = list(inputs.shape[1:])
+        axis = self.axis % inputs.shape.rank - 1
+        if axis < 0:
+            return None
+        # Channels first, so that each group is one stretch.
+        places = np.moveaxis(np.arange(np.prod(shape)).reshape(shape), axis, 0)
+        gamma = None
+        if self.gamma is not None:
+            positions = places.size // shape[axis]
+            gamma = tf.repeat(tf.convert_to_tensor(self.gamma), positions)
+            gamma = tf.reshape(gamma, (self.groups, -1))
+        places = places.reshape(self.groups, -1)
+        return RowNormalization(self, inputs, outputs, places, gamma=gamma, eps=self.epsilon)
+
+
+@keras.saving.register_keras_serializable(package="tf_kfgn")
+class RMSNormalization(_RowNormalization, keras.layers.RMSNormalization):
+    """`keras.layers.RMSNormalization` that records itself on an active tape."""
+
+    def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
+        """See `_RowNormalization.row_operation`."""
+        places = rows_along(self.axis, inputs)
+        if places is None or np.any(np.diff(places.ravel()) != 1):
+            return None  # Keras lets the scale broadcast along the last axes
+        gamma = tf.reshape(self.scale, (-1,))
+        return RowNormalization(
+            self, inputs, outputs, places, gamma=gamma, eps=self.epsilon, centred=False
+        )
+
+
+@keras.saving.register_keras_serializable(package="tf_kfgn")
+class UnitNormalization(_RowNormalization, keras.layers.UnitNormalization):
+    """`keras.layers.UnitNormalization` that records itself on an active tape."""
+
+    def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
+        """See `_RowNormalization.row_operation`: by the root mean square, but for its scale."""
+        places = rows_along(self.axis, inputs)
+        if places is None:
+            return None
+        gamma = tf.constant(places.shape[1] ** -0.5, tf.float64)
+        limit = 1e-12 / places.shape[1] ** 0.5  # Keras' lower bound of the norm
+        return RowNormalization(
+            self, inputs, outputs, places, gamma=gamma, centred=False, smallest=limit
+        )
+
+
+def rows_along(axis: int | Sequence[int], inputs: tf.Tensor) -> np.ndarray | None:
+    """The places of the flattened features of each row along some axes, `(rows, D)`.
+
+    None if the rows cross examples.
+    """
+    rank = inputs.shape.rank
+    axes = sorted({one % rank for one in ([axis] if isinstance(axis, int) else axis)})
+    if 0 in axes:
+        return None
+    places = np.arange(inputs.shape[1:].num_elements()).reshape(inputs.shape[1:])
+    others = [other for other in range(1, rank) if other not in axes]
+    length = int(np.prod([inputs.shape[one] for one in axes]))
+    return np.transpose(places, [one - 1 for one in (*others, *axes)]).reshape(-1, length)
 
 
 def _at_least_float32(tensor: tf.Tensor) -> tf.Tensor:

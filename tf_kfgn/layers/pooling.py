@@ -14,12 +14,12 @@ from tf_kfgn.layers.recording import Recording
 from tf_kfgn.tape import active_tape
 
 
-class WindowMaximum(Operation):
-    """The maximum over windows that do not overlap.
+class WindowOperation(Operation):
+    """A maximum or weighted mean over windows that do not overlap.
 
     Each input meets a single window, so the transposed Jacobian copies what arrives at a window
-    to its inputs and keeps it at the maximum alone: `J_n^T = diag(m_n) U^T`, where only the
-    mask m depends on the example.
+    to its inputs and scales it there: `J_n^T = diag(m_n) U^T`, where only the factors m depend
+    on the example. For a maximum they are 1 at the maximum alone.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class WindowMaximum(Operation):
         super().__init__(layer, inputs, output)
         self._windows = windows
 
-    def _masks(self, tape: tf.GradientTape, dtype: tf.DType) -> tf.Tensor:
+    def _factors(self, tape: tf.GradientTape, dtype: tf.DType) -> tf.Tensor:
         """The derivative of the sum of all outputs for each input, `(batch_size, features)`."""
         return flattened([tape.gradient(self.output, self.input)], self.input_widths, dtype)
 
@@ -60,11 +60,11 @@ class WindowMaximum(Operation):
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
         """See `Operation.pull_back`: the copied average times, elementwise, `E[m m^T]`."""
         copied = self._copied(tf.transpose(self._copied(average)))
-        return copied * second_moment(self._masks(tape, average.dtype))
+        return copied * second_moment(self._factors(tape, average.dtype))
 
     def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
         """See `Operation.mean_transpose`: the copied columns times `E[m]`."""
-        mean = tf.reduce_mean(self._masks(tape, columns.dtype), axis=0)
+        mean = tf.reduce_mean(self._factors(tape, columns.dtype), axis=0)
         return mean[:, None] * tf.transpose(self._copied(tf.transpose(columns)))
 
 
@@ -73,26 +73,42 @@ def spatial_axes(rank: int, data_format: str) -> range:
     return range(1, rank - 1) if data_format == "channels_first" else range(rank - 2)
 
 
+def whole_axes(inputs: tf.Tensor, data_format: str) -> list[np.ndarray | None]:
+    """One window over all positions, as `WindowOperation` takes it."""
+    windows: list[np.ndarray | None] = [None] * (inputs.shape.rank - 1)
+    for axis in spatial_axes(inputs.shape.rank, data_format):
+        windows[axis] = np.zeros(inputs.shape[1 + axis], int)
+    return windows
+
+
 class _MaxPooling(Recording):
     """Records the whole call of a layer that takes maxima over windows."""
 
     def call(self: Any, inputs: tf.Tensor) -> tf.Tensor:
         """The stock computation; inside a tape it is recorded."""
         tape = active_tape()
-        if tape is None:
+        if tape is None or not inputs.dtype.is_floating:
             return self.stock_call(inputs)
         tape.watch(inputs)
         outputs = self.stock_call(inputs)
-        if any(size > step for size, step in zip(self.pool_size, self.strides, strict=True)):
-            tape.record(Operation(self, inputs, outputs))  # windows overlap
-            return outputs
-        windows: list[np.ndarray | None] = [None] * (inputs.shape.rank - 1)
+        if inputs.shape[1:].is_fully_defined() and not self.overlapping():
+            tape.record(WindowOperation(self, inputs, outputs, self.windows(inputs, outputs)))
+        else:
+            tape.record(Operation(self, inputs, outputs))
+        return outputs
+
+    def overlapping(self: Any) -> bool:
+        """Whether an input can meet several windows."""
+        return any(size > step for size, step in zip(self.pool_size, self.strides, strict=True))
+
+    def windows(self: Any, inputs: tf.Tensor, outputs: tf.Tensor) -> list[np.ndarray | None]:
+        """The window of each place along each axis."""
+        found: list[np.ndarray | None] = [None] * (inputs.shape.rank - 1)
         for index, axis in enumerate(spatial_axes(inputs.shape.rank, self.data_format)):
-            windows[axis] = self._window_of_places(
+            found[axis] = self._window_of_places(
                 inputs.shape[1 + axis], outputs.shape[1 + axis], index
             )
-        tape.record(WindowMaximum(self, inputs, outputs, windows))
-        return outputs
+        return found
 
     def _window_of_places(self: Any, length: int, count: int, index: int) -> np.ndarray:
         """The window of each place along one axis; a place outside of all has any."""
@@ -103,21 +119,17 @@ class _MaxPooling(Recording):
         return np.minimum((np.arange(length) + before) // step, count - 1)
 
 
-class _GlobalMaxPooling(Recording):
+class _GlobalMaxPooling(_MaxPooling):
     """Records the whole call of a layer that takes the maximum over all positions."""
 
-    def call(self: Any, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        tape = active_tape()
-        if tape is None:
-            return self.stock_call(inputs)
-        tape.watch(inputs)
-        outputs = self.stock_call(inputs)
-        windows: list[np.ndarray | None] = [None] * (inputs.shape.rank - 1)
-        for axis in spatial_axes(inputs.shape.rank, self.data_format):
-            windows[axis] = np.zeros(inputs.shape[1 + axis], int)
-        tape.record(WindowMaximum(self, inputs, outputs, windows))
-        return outputs
+    def overlapping(self) -> bool:
+        """See `_MaxPooling.overlapping`."""
+        return False
+
+    def windows(self: Any, inputs: tf.Tensor, outputs: tf.Tensor) -> list[np.ndarray | None]:
+        """See `_MaxPooling.windows`."""
+        del outputs
+        return whole_axes(inputs, self.data_format)
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -126,13 +138,18 @@ class GlobalAveragePooling1D(Recording, keras.layers.GlobalAveragePooling1D):
 
     def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
         """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(inputs, mask=mask)
         tape = active_tape()
-        if tape is not None:
-            if mask is None:
-                tape.record(LinearOperation(self, inputs, outputs, self.stock_call))
-            else:  # each example has its own mean
-                tape.record(Operation(self, inputs, outputs))
+        if tape is None or not inputs.dtype.is_floating:
+            return super().call(inputs, mask=mask)
+        tape.watch(inputs)
+        outputs = super().call(inputs, mask=mask)
+        if mask is None:
+            tape.record(LinearOperation(self, inputs, outputs, self.stock_call))
+        elif inputs.shape[1:].is_fully_defined():  # each example has its own mean
+            windows = whole_axes(inputs, self.data_format)
+            tape.record(WindowOperation(self, inputs, outputs, windows))
+        else:
+            tape.record(Operation(self, inputs, outputs))
         return outputs
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import Operation, ReshapingOperation
+from tf_kfgn.layers.operation import LinearOperation, ReshapingOperation
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.tape import active_tape
 
@@ -20,8 +20,8 @@ class Flatten(Recording, keras.layers.Flatten):
         tape = active_tape()
         if tape is not None:
             reordered = self.data_format == "channels_first" and inputs.shape.rank > 2
-            kind = Operation if reordered else ReshapingOperation
-            tape.record(kind(self, inputs, outputs))
+            kind = LinearOperation if reordered else ReshapingOperation
+            tape.record(kind(self, inputs, outputs, self.stock_call))
         return outputs
 
 

@@ -13,10 +13,10 @@ INITIAL_DAMPING = 0.04
 # In units of the initial damping.
 MIN_DAMPING = 0.1
 
-# How much a failed inversion, or an objective that is not finite, raises the damping.
+# How much a failed inversion, or a step that raised the objective, raises the damping.
 RETRY = 2.0
 
-_GOOD, _BAD = 0.75, 0.25
+GOOD, BAD = 0.75, 0.25
 
 
 def reduction_ratio(actual: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
@@ -39,8 +39,8 @@ def adapted(damping: tf.Tensor, ratio: tf.Tensor, factor: float) -> tf.Tensor:
 
     Args:
         damping: τ.
-        ratio: ρ; minus infinity, a step that had to be taken back, raises τ by `RETRY`.
+        ratio: ρ; below 0, where the objective rose, τ is raised by `RETRY`.
         factor: What a good prediction multiplies τ with, and a bad one divides it by; below 1.
     """
-    raised = tf.where(tf.math.is_inf(ratio), RETRY * damping, damping / factor)
-    return tf.where(ratio > _GOOD, factor * damping, tf.where(ratio < _BAD, raised, damping))
+    raised = tf.where(ratio < 0, RETRY * damping, damping / factor)
+    return tf.where(ratio > GOOD, factor * damping, tf.where(ratio < BAD, raised, damping))

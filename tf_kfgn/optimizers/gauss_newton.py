@@ -6,7 +6,8 @@ After Botev, Ritter & Barber (2017), appendix, and Martens & Grosse (2015), sect
 2. the gradient is preconditioned block by block: Δ = -(A ⊗ G, damped)⁻¹ g;
 3. (α, μ) minimise the exact Gauss-Newton model of the mini-batch over Δ and the previous step δ₀;
 4. the weights move by δ = learning_rate · (α Δ + μ δ₀), unless δ is not finite;
-5. on its period, the damping follows the ratio of actual to predicted change.
+5. on its period, and always after a bad prediction, the damping follows the ratio of actual to
+   predicted change, and a step that raised the objective is taken back.
 
 New values come from pure functions and are stored outside of any condition: a mirrored variable
 must not be assigned inside one.
@@ -66,7 +67,9 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         damping_decay: Factor per update by which τ shrinks after ρ > 3/4, and grows after
             ρ < 1/4. Defaults to `0.95`, after Martens & Grosse (2015).
         damping_period: Updates between two comparisons of actual and predicted change, each of
-            which costs one forward pass. Defaults to `5`; `None` keeps τ fixed.
+            which costs one forward pass. As long as ρ < 1/4, and at the start, every update is
+            compared. One that raised the objective of its own batch is taken back, unless
+            `step_size` or `momentum` is fixed. Defaults to `5`; `None` keeps τ fixed.
         step_size: A fixed α. Defaults to `None`: the minimiser of the exact model.
         momentum: A fixed μ. Defaults to `None`: the minimiser of the exact model.
         curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
@@ -311,7 +314,7 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         if tape is None or objective is None or settings.damping_period is None:
             replicas.store(layout.variables, new)
         else:
-            due = taken & ((iteration + 1) % settings.damping_period == 0)
+            due = taken & update.comparison_due(memory, settings.damping_period, iteration)
 
             def measured(otherwise: tf.Tensor) -> tf.Tensor:
                 dtype = proposal.change.dtype
@@ -324,7 +327,7 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             actual = replicas.total(after - before)
             factor = settings.damping_decay**settings.damping_period
             memory = update.with_damping(memory, factor, due, actual, proposal.change)
-            taken &= tf.math.is_finite(actual) | ~due
+            taken &= update.acceptable(settings, actual) | ~due
             replicas.store(layout.variables, update.choose(taken, new, old))
         self._state.remember(update.with_step(memory, settings, proposal, taken))
 

@@ -11,7 +11,14 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.parameters import Layout
 from tf_kfgn.optimizers import replicas
-from tf_kfgn.optimizers.damping import INITIAL_DAMPING, MIN_DAMPING, RETRY, adapted, reduction_ratio
+from tf_kfgn.optimizers.damping import (
+    BAD,
+    INITIAL_DAMPING,
+    MIN_DAMPING,
+    RETRY,
+    adapted,
+    reduction_ratio,
+)
 from tf_kfgn.optimizers.state import Memory, Settings
 from tf_kfgn.optimizers.step_size import minimise, quadratic_model
 from tf_kfgn.tape import CurvatureTape
@@ -147,6 +154,26 @@ def propose(
         for d, p in zip(direction, previous, strict=True)
     ]
     return Proposal(step, coefficients, change)
+
+
+def comparison_due(memory: Memory, period: int, iteration: tf.Tensor) -> tf.Tensor:
+    """Whether to compare actual and predicted change after this update.
+
+    On the period, and in every update from the first until the model predicts well, and again
+    from a bad prediction until a good one.
+    """
+    return ((iteration + 1) % period == 0) | (memory.scalars.reduction_ratio < BAD)
+
+
+def acceptable(settings: Settings, actual: tf.Tensor) -> tf.Tensor:
+    """Whether a step that was compared may stay.
+
+    Not if the objective is not finite after it; nor if it rose, where both coefficients minimise
+    the model, which then was wrong.
+    """
+    if settings.step_size is not None or settings.momentum is not None:
+        return tf.math.is_finite(actual)
+    return actual <= 0
 
 
 def with_damping(
