@@ -27,7 +27,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-_COLOURS = {
+COLOURS = {
     "KFRA": "#c8102e",
     "KFLR": "#e98300",
     "KFAC": "#7a4fa3",
@@ -98,10 +98,10 @@ def progress_bar(console: Console, label: str) -> Iterator[Callable[[float, Poin
         yield show
 
 
-def print_grid(console: Console, grid: Grid) -> None:
+def print_grid(console: Console, grid: Grid, *, objective: str = "objective") -> None:
     """Print where each learning rate led, and say so if the best one is the last of its side."""
     table = Table(title=f"Learning rates for {grid.label}")
-    for heading in ("learning rate", "updates", "seconds", "objective"):
+    for heading in ("learning rate", "updates", "seconds", objective):
         table.add_column(heading, justify="right")
     table.add_column("")
     for index, (rate, end) in enumerate(zip(grid.rates, grid.ends, strict=True)):
@@ -110,7 +110,7 @@ def print_grid(console: Console, grid: Grid) -> None:
             f"{rate:g}",
             f"{end.updates:,}",
             f"{end.seconds:.1f}",
-            _number(end.objective),
+            number(end.objective),
             "best" if best else "",
             style="bold" if best else None,
         )
@@ -140,9 +140,9 @@ def print_runs(console: Console, settings: dict[str, Any], runs: Sequence[Run]) 
             "" if run.learning_rate is None else f"{run.learning_rate:g}",
             f"{run.end.updates:,}",
             f"{run.end.seconds:.1f}",
-            _number(run.end.objective),
-            _number(run.train_error),
-            _number(run.test_error),
+            number(run.end.objective),
+            number(run.train_error),
+            number(run.test_error),
         )
     console.print(table)
 
@@ -169,14 +169,14 @@ def write_report(
     plot, history, results = (
         folder / name for name in ("autoencoder.png", "history.csv", "results.json")
     )
-    with _replacing(plot) as partial:
+    with replacing(plot) as partial:
         figure.savefig(partial, format="png", dpi=150)
     plt.close(figure)
-    with _replacing(history) as partial, partial.open("w", newline="") as stream:
+    with replacing(history) as partial, partial.open("w", newline="") as stream:
         rows = csv.writer(stream)
         rows.writerow(("optimizer", *Point._fields))
         rows.writerows((run.label, *point) for run in runs for point in run.points)
-    with _replacing(results) as partial:
+    with replacing(results) as partial:
         partial.write_text(json.dumps(_results(settings, grids, runs), indent=2) + "\n")
     return [plot, history, results]
 
@@ -209,7 +209,7 @@ def _draw_curves(axes: Axes, runs: Sequence[Run], horizontal: str) -> None:
         axes.plot(
             [getattr(point, horizontal) for point in run.points],
             [point.objective for point in run.points],
-            color=_COLOURS[run.label],
+            color=COLOURS[run.label],
             label=run.label + rate,
             linewidth=2,
             marker="o",
@@ -242,8 +242,8 @@ def _draw_strip(figure: SubFigure, inputs: np.ndarray, runs: Sequence[Run]) -> N
     )
     rows = [("input", "black", inputs)]
     for run in runs:
-        label = f"{run.label}\nerror {_number(run.test_error)}"
-        rows.append((label, _COLOURS[run.label], run.reconstructions))
+        label = f"{run.label}\nerror {number(run.test_error)}"
+        rows.append((label, COLOURS[run.label], run.reconstructions))
     axes = figure.subplots(len(rows), len(inputs), squeeze=False)
     for (label, colour, images), row in zip(rows, axes, strict=True):
         for image, ax in zip(images, row, strict=True):
@@ -261,7 +261,7 @@ def _results(
         "settings": settings,
         "learning_rate_grids": {
             grid.label: [
-                {"learning_rate": rate, **_json(end._asdict())}
+                {"learning_rate": rate, **finite_or_none(end._asdict())}
                 for rate, end in zip(grid.rates, grid.ends, strict=True)
             ]
             for grid in grids
@@ -270,7 +270,7 @@ def _results(
             {
                 "optimizer": run.label,
                 "learning_rate": run.learning_rate,
-                **_json(
+                **finite_or_none(
                     {
                         **run.end._asdict(),
                         "train_error": run.train_error,
@@ -283,17 +283,20 @@ def _results(
     }
 
 
-def _json(values: dict[str, float]) -> dict[str, float | None]:
+def finite_or_none(values: dict[str, float]) -> dict[str, float | None]:
     """JSON knows no NaN and no infinity."""
     return {key: value if math.isfinite(value) else None for key, value in values.items()}
 
 
-def _number(value: float) -> str:
-    return f"{value:.2f}" if math.isfinite(value) else "diverged"
+def number(value: float) -> str:
+    """For a table: two decimals, or three digits of what is below 1."""
+    if not math.isfinite(value):
+        return "diverged"
+    return f"{value:.2f}" if value >= 1 else f"{value:#.3g}"
 
 
 @contextlib.contextmanager
-def _replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """A file to write to that takes the place of `path` once it is whole."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".partial-") as folder:
         partial = pathlib.Path(folder) / path.name

@@ -20,12 +20,12 @@ import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from _arguments import positive_integer, positive_number, seed
+from _methods import GAUSS_NEWTON, Method, adam, trace_update
 from _report import Grid, Run, print_grid, print_runs, progress_bar, require_writable, write_report
 from _stopwatch import Limit, Point, Stopwatch
 from rich.console import Console
@@ -45,20 +45,9 @@ GRID_PART = 1 / 2  # of the limit, for each learning rate that is tried
 STRIP_IMAGES = 12
 
 
-class Method(NamedTuple):
-    """An optimizer, and the learning rates to try; none if it needs no tuning."""
-
-    label: str
-    make: Callable[..., keras.optimizers.Optimizer]
-    learning_rates: tuple[float, ...] = ()
-    needs_curvature: bool = False
-
-
 METHODS = {
-    "kfra": Method("KFRA", tf_kfgn.KFRA, needs_curvature=True),
-    "kflr": Method("KFLR", tf_kfgn.KFLR, needs_curvature=True),
-    "kfac": Method("KFAC", tf_kfgn.KFAC, needs_curvature=True),
-    "adam": Method("Adam", keras.optimizers.Adam, (3e-4, 1e-3, 3e-3, 1e-2)),
+    **GAUSS_NEWTON,
+    "adam": adam(3e-4, 1e-3, 3e-3, 1e-2),
     "sgd": Method(
         "SGD",
         lambda rate: keras.optimizers.SGD(rate, momentum=0.9, nesterov=True),
@@ -145,10 +134,8 @@ def train(
     """Train from the weights that the seed gives; the model and how its objective fell."""
     keras.utils.set_random_seed(problem.seed)
     model = build_autoencoder(problem.dataset, problem.activation)
-    if method.needs_curvature:
-        tf_kfgn.enable_curvature(model)
     model.compile(
-        optimizer=method.make() if learning_rate is None else method.make(learning_rate),
+        optimizer=method.make_for(model, learning_rate),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),  # the mean over pixels ...
         loss_weights=[float(PIXELS)],  # ... times their number: the sum
         jit_compile=False,
@@ -164,16 +151,6 @@ def train(
     # The stopwatch ends it; the batches are shuffled already.
     model.fit(batches, epochs=sys.maxsize, shuffle=False, callbacks=[stopwatch], verbose=0)
     return model, stopwatch.points
-
-
-def trace_update(model: keras.Model, batch: tf.data.Dataset) -> None:
-    """Make one update, so that its function is compiled, and put every variable back."""
-    model.optimizer.build(model.trainable_variables)
-    variables = [*model.variables, *model.optimizer.variables]
-    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
-    model.fit(batch, shuffle=False, verbose=0)
-    for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
 
 
 def evaluate_objective(model: keras.Model, images: np.ndarray) -> float:

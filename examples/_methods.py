@@ -1,0 +1,54 @@
+"""The optimizers that the examples compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import keras
+
+import tf_kfgn
+
+
+class Method(NamedTuple):
+    """An optimizer, and the learning rates to try; none if it needs no tuning."""
+
+    label: str
+    make: Callable[..., keras.optimizers.Optimizer]
+    learning_rates: tuple[float, ...] = ()
+    needs_curvature: bool = False
+
+    def make_for(
+        self, model: keras.Model, learning_rate: float | None
+    ) -> keras.optimizers.Optimizer:
+        """The optimizer to compile a model with; lets the model record curvature if needed."""
+        if self.needs_curvature:
+            tf_kfgn.enable_curvature(model)
+        return self.make() if learning_rate is None else self.make(learning_rate)
+
+
+GAUSS_NEWTON = {
+    "kfra": Method("KFRA", tf_kfgn.KFRA, needs_curvature=True),
+    "kflr": Method("KFLR", tf_kfgn.KFLR, needs_curvature=True),
+    "kfac": Method("KFAC", tf_kfgn.KFAC, needs_curvature=True),
+}
+
+
+def adam(*learning_rates: float) -> Method:
+    """Adam, with the learning rates to try."""
+    return Method("Adam", keras.optimizers.Adam, learning_rates)
+
+
+def trace_update(model: keras.Model, batch: object) -> None:
+    """Make one update, so that its function is compiled, and put every variable back.
+
+    Args:
+        model: Compiled.
+        batch: A `tf.data.Dataset` of one batch.
+    """
+    model.optimizer.build(model.trainable_variables)
+    variables = [*model.variables, *model.optimizer.variables]
+    values = [keras.ops.convert_to_numpy(variable) for variable in variables]
+    model.fit(batch, shuffle=False, verbose=0)
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
