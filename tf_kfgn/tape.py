@@ -86,8 +86,9 @@ class CurvatureTape(tf.GradientTape):
             sample_weight: Weights as `fit` takes them, or None.
 
         Raises:
-            ValueError: If no likelihood is known for the loss, or the loss takes probabilities
-                that do not come from a softmax or sigmoid.
+            ValueError: If the loss has no second derivative, is no function of single rows, or
+                needs targets (as one of probabilities that come from no softmax or sigmoid) and
+                there are none.
         """
         with self.stop_recording() if self._recording else contextlib.nullcontext():
             self.watched_losses.extend(resolve_loss(loss, y, outputs, sample_weight))

@@ -217,3 +217,53 @@ def test_an_adapted_layer_is_refused(adapt):
     with pytest.raises(ValueError, match=r"'adapted'.*LoRA.*plain Embedding"):
         tf_kfgn.enable_curvature(model)
     assert type(layer) is keras.layers.Embedding
+
+
+def positions_model(batched):
+    """A position embedding on the positions themselves, or on a copy of them for each example."""
+
+    class Positions(keras.Model):
+        def __init__(self):
+            super().__init__(dtype="float64")
+            self.places = keras.layers.Embedding(3, 2, dtype="float64", name="places")
+            self.out = keras.layers.Dense(2, dtype="float64", name="out")
+
+        def call(self, x):
+            where = keras.ops.arange(3)
+            if batched:
+                where = keras.ops.zeros_like(keras.ops.cast(x[:, :, 0], "int32")) + where
+            return self.out(keras.ops.tanh(x + self.places(where)))
+
+    model = Positions()
+    model(np.zeros((1, 3, 2)))
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(generator.normal(size=variable.shape))
+    return tf_kfgn.enable_curvature(model)
+
+
+@pytest.mark.parametrize("examples", [2, 4])
+def test_positions_without_a_batch_axis_have_the_curvature_of_positions_with_one(
+    examples, monkeypatch
+):
+    x = np.random.default_rng(1).normal(size=(examples, 3, 2))
+    loss = keras.losses.MeanSquaredError(dtype="float64")
+    model, expected = positions_model(batched=False), positions_model(batched=True)
+    exact = tf_kfgn.gauss_newton_blocks(expected, x, loss)["places"]
+    np.testing.assert_allclose(
+        tf_kfgn.gauss_newton_blocks(model, x, loss)["places"], exact, rtol=1e-9, atol=1e-12
+    )
+    right = tf_kfgn.kronecker_factors(expected, x, loss, "kflr")["places"]
+    total = 0
+    for pattern in range(2**examples):
+        signs = np.array([1.0 if pattern >> n & 1 else -1.0 for n in range(examples)])
+
+        def signed(column, seed, signs=signs):
+            return column * signs[:, None, None]
+
+        monkeypatch.setattr("tf_kfgn.factors.kflr.random_signs", signed)
+        A, G = tf_kfgn.kronecker_factors(model, x, loss, "kflr")["places"]
+        # The positions count as examples: A and G differ by a factor, their product does not.
+        total = total + np.kron(np.diag(A[:, 0]), G) / 2**examples
+    whole = np.kron(np.diag(right.A[:, 0]), right.G)
+    np.testing.assert_allclose(total, whole, rtol=1e-9, atol=1e-12)

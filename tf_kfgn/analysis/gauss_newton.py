@@ -43,10 +43,12 @@ def gauss_newton_blocks(
         ValueError: If it has not been built, or the loss has no known curvature.
     """
     with recorded_pass(model, x, loss, y) as tape:
-        blocks = {
-            matrix.name: _matrix_block(tape, operations)
-            for matrix, operations in uses_of_matrices(tape).items()
-        }
+        blocks = {}
+        for matrix, operations in uses_of_matrices(tape).items():
+            if all(_keeps_examples(tape, operation) for operation in operations):
+                blocks[matrix.name] = _matrix_block(tape, operations)
+            else:
+                blocks[matrix.name] = _joint_block(tape, operations[0])
         for layer in [model, *recordable_layers(model)]:
             variables = diagonal_variables(layer)
             if variables:
@@ -106,6 +108,24 @@ def _matrix_block(tape: CurvatureTape, operations: list[ParametrisedOperation]) 
             added = second_moment(tf.reshape(gradients, (tf.shape(gradients)[0], -1)))
             total = added if total is None else total + added
     return total
+
+
+def _keeps_examples(tape: CurvatureTape, operation: ParametrisedOperation) -> bool:
+    """Whether an operation ran on each example, rather than once for all, as on positions."""
+    count = tape.likelihoods[0].outputs.shape[0]
+    return operation.output.shape[0] == count
+
+
+def _joint_block(tape: CurvatureTape, operation: ParametrisedOperation) -> tf.Tensor:
+    """The block of a weight matrix, from that of its variables."""
+    biased = operation.bias is not None and operation.bias.trainable
+    variables = [operation.kernel, operation.bias] if biased else [operation.kernel]
+    sizes = [math.prod(variable.shape) for variable in variables]
+    numbers = tf.split(tf.range(sum(sizes)), sizes)
+    pieces = [tf.reshape(n, v.shape) for n, v in zip(numbers, variables, strict=True)]
+    order = tf.reshape(operation.matrix.join(pieces), (-1,))
+    block = _variables_block(tape, variables)
+    return tf.gather(tf.gather(block, order), order, axis=1)
 
 
 def _variables_block(tape: CurvatureTape, variables: list[Any]) -> tf.Tensor:

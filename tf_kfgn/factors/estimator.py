@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
+from tf_kfgn.layers.operation import batch_size
 from tf_kfgn.layers.parameters import WeightMatrix, is_large
 from tf_kfgn.layers.parametrised import OneHotOperation, ParametrisedOperation
 from tf_kfgn.losses import random
@@ -140,6 +141,7 @@ class CotangentEstimator(FactorEstimator):
     ) -> list[tf.Tensor]:
         """What one cotangent of the outputs adds to each G, then to each diagonal."""
         operations = [operation for ops in uses.values() for operation in ops]
+        examples = tf.shape(outputs)[0]
         cotangents = tape.gradient(
             outputs,
             [operation.output for operation in operations] + values_of(variables),
@@ -152,12 +154,13 @@ class CotangentEstimator(FactorEstimator):
             )
             for operation, cotangent in zip(operations, cotangents, strict=False)
         }
-        factors = [
-            self.sharing_of(matrix).output_factor(
-                tf.concat([rows[id(op)] for op in ops], axis=1), self.diagonal_output(matrix)
-            )
-            for matrix, ops in uses.items()
-        ]
+        factors = []
+        for matrix, ops in uses.items():
+            joined = tf.concat([rows[id(op)] for op in ops], axis=1)
+            factor = self.sharing_of(matrix).output_factor(joined, self.diagonal_output(matrix))
+            # A layer that is called without a batch axis, as on all positions, is called once for
+            # all examples. Its cotangents are sums over them, which random signs keep apart.
+            factors.append(factor * (batch_size(joined) / tf.cast(examples, joined.dtype)))
         gradients = cotangents[len(operations) :]
         return factors + [squared_gradient(gradient, outputs) for gradient in gradients]
 
