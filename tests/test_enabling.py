@@ -196,6 +196,16 @@ def test_training_without_enabling_says_what_to_call():
         model.fit(X, X[:, :2], verbose=0)
 
 
+def test_disabling_keeps_a_class_that_was_derived_from_a_recording_one():
+    class Named(layers.Dense):
+        pass
+
+    model = keras.Sequential([keras.Input((4,)), Named(3), layers.Dense(2)])
+    tf_kfgn.enable_curvature(model)
+    tf_kfgn.disable_curvature(model)
+    assert [type(layer) for layer in model.layers] == [Named, keras.layers.Dense]
+
+
 class Gap(keras.Model):
     """A model with an operation that no layer makes, hence nobody records."""
 
