@@ -48,7 +48,7 @@ def stop_recording(model: keras.layers.Layer) -> None:
     """Give the layers of a model their stock classes back, and its variables no marks."""
     for layer in recordable_layers(model):
         if isinstance(layer, Recording):
-            stock = layer.stock_class()
+            stock: Any = layer.stock_class()
             if type(layer) is (RECORDING_CLASSES.get(stock) or opaque_class(stock)):
                 layer.__class__ = stock  # but not a class that a user derived from ours
     for operation in graph_operations([model, *recordable_layers(model)]):
