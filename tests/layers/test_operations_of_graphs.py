@@ -219,4 +219,6 @@ def test_a_model_with_operations_trains_and_continues_from_a_file(tmp_path):
     again = [
         m.fit(x, y, epochs=2, verbose=0, shuffle=False).history["loss"] for m in (model, loaded)
     ]
-    assert again[0] == again[1]
+    np.testing.assert_allclose(again[0], again[1], rtol=1e-6)  # a new loss starts in float32
+    for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
