@@ -210,7 +210,7 @@ def test_a_model_with_operations_trains_and_continues_from_a_file(tmp_path):
 
     x = X[:, 0]
     model = tf_kfgn.enable_curvature(seeded(make)())
-    model.compile(tf_kfgn.KFRA(), MSE)
+    model.compile(tf_kfgn.KFRA(), "mse")  # a file does not keep the type of a loss object
     y = np.zeros((N, 2))
     losses = model.fit(x, y, epochs=3, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
@@ -219,6 +219,6 @@ def test_a_model_with_operations_trains_and_continues_from_a_file(tmp_path):
     again = [
         m.fit(x, y, epochs=2, verbose=0, shuffle=False).history["loss"] for m in (model, loaded)
     ]
-    np.testing.assert_allclose(again[0], again[1], rtol=1e-6)  # a new loss starts in float32
+    assert again[0] == again[1]
     for one, other in zip(model.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
