@@ -136,6 +136,24 @@ def test_kfac_and_orthogonal_columns_have_the_trace_of_their_columns(case):
             assert np.linalg.eigvalsh(G).min() > -1e-10
 
 
+def test_kfac_is_the_mean_over_its_samples(case, monkeypatch):
+    """With the columns of the root as its samples, KFAC is KFLR but for their number."""
+    likelihoods = case.tape.likelihoods
+    count = max(likelihood.num_columns for likelihood in likelihoods)
+    monkeypatch.setattr("tf_kfgn.factors.kfac.fold_in", lambda seed, index: index)
+    for likelihood in likelihoods:
+
+        def column(index, likelihood=likelihood):
+            return likelihood.column(tf.constant(index % count))
+
+        monkeypatch.setattr(likelihood, "sample", column)
+    found = KFACEstimator(num_samples=count)(case.tape, SEED)
+    for (_, G), (_, exact) in zip(
+        found.values(), KFLREstimator()(case.tape, SEED).values(), strict=True
+    ):
+        np.testing.assert_allclose(count * G, exact, **TOLERANCE)
+
+
 def test_all_orthogonal_columns_are_exact(case):
     """Half of the columns of an orthogonal matrix and the other half add up to all."""
     columns = sum(likelihood.num_columns for likelihood in case.tape.likelihoods)

@@ -143,3 +143,5 @@ def test_an_average_that_is_too_large_is_refused_before_it_is_made():
         ValueError, match=r"layer 'dense\w*' \(Dense\).*4 features.*MiB.*KFLR or KFAC"
     ):
         factors_of(given, KFRAEstimator(memory_limit=0.5 * needed))
+    with pytest.raises(ValueError, match=r"At the outputs .*3 features"):
+        factors_of(given, KFRAEstimator(memory_limit=0.2 * needed))

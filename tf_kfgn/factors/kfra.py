@@ -81,7 +81,7 @@ class KFRAEstimator(FactorEstimator):
             ]
         return factors, diagonals
 
-    def check_memory(self, layer: keras.layers.Layer, width: int, dtype: tf.DType) -> None:
+    def check_memory(self, place: str, width: int, dtype: tf.DType) -> None:
         """Refuse an average that would not fit.
 
         Raises:
@@ -90,7 +90,7 @@ class KFRAEstimator(FactorEstimator):
         size = width**2 * dtype.size / _MIB
         if size > self.memory_limit:
             raise ValueError(
-                f"At layer {layer.name!r} ({type(layer).__name__}) KFRA needs an average over "
+                f"At {place} KFRA needs an average over "
                 f"{width} features, which takes {size:.0f} MiB; memory_limit is "
                 f"{self.memory_limit:.0f} MiB. Use KFLR or KFAC, whose memory does not grow with "
                 "the square of a layer's width, or raise memory_limit."
@@ -117,6 +117,8 @@ class _Sweep:
         """G of each matrix."""
         for likelihood in self._tape.likelihoods:
             if id(likelihood.outputs) in self._needed:
+                dtype = at_least_float32(likelihood.outputs.dtype)
+                self._estimator.check_memory("the outputs", likelihood.num_columns, dtype)
                 hessian = likelihood.mean_hessian()
                 hessian = tf.cast(hessian, at_least_float32(hessian.dtype))
                 self._cut.add(likelihood.outputs, hessian)
@@ -138,7 +140,9 @@ class _Sweep:
         if all(tensor is None for tensor in inputs) or not self._waiting:
             return
         widths = operation.input_widths
-        self._estimator.check_memory(operation.layer, sum(widths), average.dtype)
+        layer = operation.layer
+        place = f"layer {layer.name!r} ({type(layer).__name__})"
+        self._estimator.check_memory(place, sum(widths), average.dtype)
         pulled = operation.pull_back(average, tape)
         moved = {key: operation.mean_transpose(block, tape) for key, block in crosses.items()}
         cut.spread(inputs, widths, pulled, moved)
