@@ -206,6 +206,26 @@ def test_disabling_keeps_a_class_that_was_derived_from_a_recording_one():
     assert [type(layer) for layer in model.layers] == [Named, keras.layers.Dense]
 
 
+def test_class_weights_scale_the_curvature_as_sample_weights_do():
+    y = np.arange(len(X)) % 2
+    weights = {0: 0.2, 1: 3.0}
+    results = []
+    for arguments in (
+        {"class_weight": weights},
+        {"sample_weight": np.array([weights[label] for label in y])},
+        {},
+    ):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+        tf_kfgn.enable_curvature(model)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(optimizer=tf_kfgn.KFLR(), loss=loss, jit_compile=False)
+        model.fit(X, y, epochs=3, shuffle=False, verbose=0, **arguments)
+        results.append(np.concatenate([np.ravel(v) for v in model.optimizer.variables]))
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-7)
+    assert not np.allclose(results[0], results[2], rtol=1e-2)
+
+
 class Gap(keras.Model):
     """A model with an operation that no layer makes, hence nobody records."""
 
