@@ -39,8 +39,8 @@ def average(
     ]
     averages = [tensor for estimate in estimates(blocks, mixed) for tensor in estimate]
     finite = tf.reduce_all([is_finite(tensor) for tensor in averages])
-    chosen = tf.nest.map_structure(lambda new, old: tf.where(finite, new, old), mixed, states)
-    return chosen, finite
+    # A selection would copy every inverse besides, which an average leaves as it is.
+    return tf.cond(finite, lambda: mixed, lambda: list(states)), finite
 
 
 def invert(

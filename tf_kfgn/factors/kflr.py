@@ -5,7 +5,7 @@ Botev, Ritter & Barber (2017), section 3.4: with S S^T = H_L, one cotangent for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -88,27 +88,13 @@ class KFLREstimator(CotangentEstimator):
                 return (index + 1, *(old + n for old, n in zip(sums, new, strict=True)))
 
             vectorisable = all(operation.vectorisable for operation in tape.operations)
-            bodies = (add_chunk, add_one) if vectorisable else (add_one,)
-            _, *totals = self._first_that_works(bodies, columns.count, totals)
+            _, *totals = tf.while_loop(
+                lambda index, *_, columns=columns: index < columns.count,
+                add_chunk if vectorisable else add_one,
+                (tf.constant(0), *totals),
+                parallel_iterations=1,
+            )
         return totals[: len(uses)], totals[len(uses) :]
-
-    @staticmethod
-    def _first_that_works(
-        bodies: Sequence[Callable[..., Any]], count: int, totals: list[tf.Tensor]
-    ) -> Any:
-        """Loop over the columns; TensorFlow cannot vectorise the gradient of every operation."""
-        for body in bodies:
-            try:
-                return tf.while_loop(
-                    lambda index, *_: index < count,
-                    body,
-                    (tf.constant(0), *totals),
-                    parallel_iterations=1,
-                )
-            except (TypeError, ValueError, NotImplementedError, tf.errors.OpError):
-                if body is bodies[-1]:
-                    raise
-        raise AssertionError
 
     def _chunk(self, tape: CurvatureTape, columns: Columns) -> tf.Tensor:
         """How many columns go backwards side by side."""

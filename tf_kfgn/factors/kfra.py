@@ -90,10 +90,9 @@ class KFRAEstimator(FactorEstimator):
         size = width**2 * dtype.size / _MIB
         if size > self.memory_limit:
             raise ValueError(
-                f"At {place} KFRA needs an average over "
-                f"{width} features, which takes {size:.0f} MiB; memory_limit is "
-                f"{self.memory_limit:.0f} MiB. Use KFLR or KFAC, whose memory does not grow with "
-                "the square of a layer's width, or raise memory_limit."
+                f"At {place} KFRA needs an average over {width} features, which takes {size:.0f} "
+                f"MiB; memory_limit is {self.memory_limit:.0f} MiB. Use KFLR or KFAC, whose memory "
+                "does not grow with the square of a layer's width, or raise memory_limit."
             )
 
 
@@ -119,8 +118,7 @@ class _Sweep:
             if id(likelihood.outputs) in self._needed:
                 dtype = at_least_float32(likelihood.outputs.dtype)
                 self._estimator.check_memory("the outputs", likelihood.num_columns, dtype)
-                hessian = likelihood.mean_hessian()
-                hessian = tf.cast(hessian, at_least_float32(hessian.dtype))
+                hessian = tf.cast(likelihood.mean_hessian(), dtype)
                 self._cut.add(likelihood.outputs, hessian)
         for operation in reversed(self._tape.operations):
             if not self._waiting:

@@ -20,6 +20,13 @@ from tf_kfgn.context import active_tape, no_operations
 from tf_kfgn.layers.operation import Operation
 from tf_kfgn.layers.recording import Recording
 
+
+class OpaqueOperation(Operation):
+    """What a layer does of which nothing is known, nor whether its gradient can be vectorised."""
+
+    vectorisable = False
+
+
 # Layers that run others inside a loop, where no operation can be recorded.
 LOOPS = (keras.layers.RNN, keras.layers.Bidirectional)
 
@@ -64,7 +71,7 @@ def recorded_call(
     args: Any,
     kwargs: Any,
     places: Sequence[int],
-    kind: Callable[[list[tf.Tensor], tf.Tensor], type[Operation]] = lambda *_: Operation,
+    kind: Callable[[list[tf.Tensor], tf.Tensor], type[Operation]] = lambda *_: OpaqueOperation,
 ) -> Any:
     """Call the stock class; inside a tape, record one operation for each of the outputs.
 
