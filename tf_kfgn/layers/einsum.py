@@ -165,6 +165,8 @@ class EinsumDense(Recording, keras.layers.EinsumDense):
                 bias=self.bias if joined else None,
                 letters=letters,
             )
+            # TensorFlow cannot run the gradient of its odd addition for many cotangents at once.
+            operation.vectorisable = self.bias is None or _is_broadcast(self.bias)
             tape.record(operation)
         elif letters.keeps_examples:
             tape.record(LinearOperation(self, inputs, pre_activation, self._linear))
