@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from tf_kfgn.context import active_tape, following, pop_tape, push_tape
 from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
+from tf_kfgn.losses.precision import at_least_float32, unit_scale
 from tf_kfgn.replay import Draw, Replay, make_repeatable
 
 __all__ = ["CurvatureTape", "active_tape"]
@@ -120,7 +121,34 @@ class CurvatureTape(tf.GradientTape):
         """The recording models that were called inside the tape."""
         return list(self._models)
 
+    @property
+    def uses_float16(self) -> bool:
+        """Whether some operation of the recorded pass ran in half precision."""
+        return any(operation.output.dtype == tf.float16 for operation in self.operations)
+
     # Products with the Jacobian of the recorded pass
+
+    def cotangents(
+        self, outputs: tf.Tensor, column: tf.Tensor, targets: Sequence[Any]
+    ) -> list[tf.Tensor]:
+        """Gradients of <column, outputs>, in float32 at least.
+
+        Where the pass ran in half precision, the column goes backwards scaled.
+
+        Args:
+            outputs: A tensor of the recorded pass.
+            column: A cotangent, shaped like it.
+            targets: Tensors of the pass, and variables.
+
+        Returns:
+            One tensor for each target, zeros where the outputs do not depend on it.
+        """
+        scale = unit_scale([column]) if self.uses_float16 else None
+        if scale is not None:
+            column = tf.cast(tf.cast(column, scale.dtype) * scale, column.dtype)
+        products = self._transpose_product([outputs], list(targets), [column])
+        products = [tf.cast(p, at_least_float32(p.dtype)) for p in products]
+        return products if scale is None else [p / tf.cast(scale, p.dtype) for p in products]
 
     def vjp(
         self, cotangents: Any, outputs: Any = None, variables: Sequence[Any] | None = None
@@ -157,7 +185,7 @@ class CurvatureTape(tf.GradientTape):
 
         Returns:
             The derivative of each output along the tangents, in the structure of `outputs`; a
-            single tensor if one output was watched.
+            single tensor if one output was watched. In float32 where the pass used float16.
 
         Raises:
             ValueError: If the number of tangents is not the number of variables.
@@ -170,6 +198,9 @@ class CurvatureTape(tf.GradientTape):
                 f"{[v.name for v in variables]}, but holds {len(tangents)}."
             )
         flat = self._outputs() if outputs is None else tf.nest.flatten(outputs)
+        scale = unit_scale(tangents) if self.uses_float16 else None
+        if scale is not None:
+            tangents = [t * tf.cast(scale, t.dtype) for t in tangents]
         with tf.GradientTape() as outer:
             cotangents = [tf.zeros_like(output) for output in flat]
             outer.watch(cotangents)
@@ -180,6 +211,8 @@ class CurvatureTape(tf.GradientTape):
             output_gradients=[tf.cast(t, p.dtype) for t, p in zip(tangents, products, strict=True)],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        if scale is not None:
+            result = [tf.cast(r, scale.dtype) / scale for r in result]
         if outputs is not None:
             return tf.nest.pack_sequence_as(outputs, result)
         return result[0] if len(result) == 1 else result
@@ -221,7 +254,7 @@ class CurvatureTape(tf.GradientTape):
         self, outputs: list[tf.Tensor], variables: list[Any], cotangents: list[tf.Tensor]
     ) -> list[tf.Tensor]:
         # Keras' variables have no TensorFlow dtype, which zeros for an unconnected one need.
-        values = [getattr(variable, "value", variable) for variable in variables]
+        values = [v.value if isinstance(v, keras.Variable) else v for v in variables]
         products = self.gradient(
             outputs,
             values,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -11,8 +12,11 @@ import tensorflow as tf
 from keras.src.models.functional import Functional as KerasFunctional
 from keras.src.models.model import functional_init_arguments
 
+from tf_kfgn.layers.recording import RecordingCasts
 from tf_kfgn.layers.swapping import start_recording
-from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.optimizers import gauss_newton_of, recorded_pass
+from tf_kfgn.optimizers.troubles import warnings_of
+from tf_kfgn.optimizers.wrapped import is_one_of_several
 from tf_kfgn.tape import CurvatureTape, active_tape
 
 if TYPE_CHECKING:
@@ -21,7 +25,7 @@ else:
     _Mixin = object
 
 
-class CurvatureTraining(_Mixin):
+class CurvatureTraining(RecordingCasts, _Mixin):
     """Mixin for Keras models: a `train_step` that hands the recorded pass to the optimizer."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -31,10 +35,23 @@ class CurvatureTraining(_Mixin):
             tape.watch_model(self)
         return super().__call__(*args, **kwargs)
 
+    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
+        """What TensorFlow saves along with the model; a SavedModel needs no optimizer."""
+        children = super()._trackable_children(save_type, **kwargs)
+        if save_type == "savedmodel":
+            children.pop("optimizer", None)
+        return children
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a loaded model, whose optimizer needs the marks of all its variables."""
         start_recording(self).pop_all()
         super().compile_from_config(config)
+
+    @functools.wraps(keras.Model.fit)
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as Keras does; a warning tells of updates that could not be made."""
+        with warnings_of(getattr(self, "optimizer", None)):
+            return super().fit(*args, **kwargs)
 
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update with curvature; with any other optimizer, the step of Keras.
@@ -45,8 +62,9 @@ class CurvatureTraining(_Mixin):
         Returns:
             The loss, the metrics, `damping` and `step_size`.
         """
-        optimizer = self.optimizer
-        if not isinstance(optimizer, GaussNewton):
+        optimizer = self._built_optimizer()
+        gauss_newton = gauss_newton_of(optimizer)
+        if gauss_newton is None:
             return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
@@ -66,15 +84,20 @@ class CurvatureTraining(_Mixin):
             extra = sum(self._aggregate_additional_loss(value) for value in self.losses)
             return tape.loss_of(outputs) + extra
 
-        optimizer.apply_gradients(
-            zip(gradients, self.trainable_variables, strict=True),
-            tape=tape,
-            objective=objective,
-            loss=loss,
-        )
+        # Where another optimizer moves weights first, the loss before our step is not this one.
+        before = None if is_one_of_several(optimizer) else loss
+        with recorded_pass(tape, objective, before):
+            optimizer.apply(gradients, self.trainable_variables)
         self._update_loss_tracker(x, loss)
         metrics = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
-        return {**metrics, **optimizer.progress()}
+        return {**metrics, **gauss_newton.progress()}
+
+    def _built_optimizer(self) -> keras.optimizers.Optimizer:
+        """The optimizer; one that chooses among others by variable has chosen."""
+        optimizer = self.optimizer
+        if self.built and not optimizer.built and gauss_newton_of(optimizer) is None:
+            optimizer.build(self.trainable_variables)
+        return optimizer
 
     def _training_outputs(self, x: Any) -> Any:
         return self(x, training=True) if self._call_has_training_arg else self(x)

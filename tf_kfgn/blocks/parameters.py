@@ -42,6 +42,15 @@ class Layout(NamedTuple):
             if isinstance(block, DiagonalBlock)
         ]
 
+    @property
+    def matrices(self) -> set[WeightMatrix]:
+        """The weight matrices of Kronecker blocks."""
+        return {block.matrix for block in self.blocks if isinstance(block, KroneckerBlock)}
+
+    def trains(self, block: Block) -> bool:
+        """Whether some variable of a block is trained now; its layer may have been frozen since."""
+        return any(self.variables[index].trainable for index in block.indices)
+
     def ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
         """τ + η of each variable."""
         return [damping + eta for eta in self.l2]

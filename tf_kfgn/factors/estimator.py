@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -73,7 +73,11 @@ class FactorEstimator(abc.ABC):
         return self.estimate(tape, seed).factors
 
     def estimate(
-        self, tape: CurvatureTape, seed: tf.Tensor, variables: Sequence[Any] = ()
+        self,
+        tape: CurvatureTape,
+        seed: tf.Tensor,
+        variables: Sequence[Any] = (),
+        matrices: Container[WeightMatrix] | None = None,
     ) -> Estimate:
         """Estimate the curvature from one recorded pass.
 
@@ -81,11 +85,12 @@ class FactorEstimator(abc.ABC):
             tape: A tape with recorded operations and a watched loss.
             seed: Two integers, from which whatever is random is drawn.
             variables: Variables that belong to no weight matrix.
+            matrices: The weight matrices to estimate for. Defaults to all that are trained.
 
         Raises:
             ValueError: If nothing was recorded, or no loss was watched.
         """
-        uses = uses_of_matrices(tape)
+        uses = uses_of_matrices(tape, matrices)
         if not uses and not variables:
             raise ValueError(
                 "The CurvatureTape recorded no layer with weights. Call "
@@ -142,16 +147,10 @@ class CotangentEstimator(FactorEstimator):
         """What one cotangent of the outputs adds to each G, then to each diagonal."""
         operations = [operation for ops in uses.values() for operation in ops]
         examples = tf.shape(outputs)[0]
-        cotangents = tape.gradient(
-            outputs,
-            [operation.output for operation in operations] + values_of(variables),
-            output_gradients=column,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        targets = [operation.output for operation in operations] + list(variables)
+        cotangents = tape.cotangents(outputs, column, targets)
         rows = {
-            id(operation): operation.cotangent_rows(
-                tf.cast(cotangent, at_least_float32(cotangent.dtype))
-            )
+            id(operation): operation.cotangent_rows(cotangent)
             for operation, cotangent in zip(operations, cotangents, strict=False)
         }
         factors = []
@@ -180,7 +179,7 @@ class CotangentEstimator(FactorEstimator):
         ]
 
 
-def squared_gradient(gradient: Any, outputs: tf.Tensor) -> tf.Tensor:
+def squared_gradient(gradient: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     """Estimate of the diagonal of the Gauss-Newton matrix from one column, `u^2 / N`.
 
     With `u = sum_n J_n^T c_n`, where the columns c_n of the examples have mean zero, are
@@ -188,8 +187,6 @@ def squared_gradient(gradient: Any, outputs: tf.Tensor) -> tf.Tensor:
     Gauss-Newton matrix itself: no gradient of a single example is needed. The estimator is the
     Gauss-Newton-Bartlett one of Liu et al., "Sophia", ICLR 2024.
     """
-    gradient = tf.convert_to_tensor(gradient)  # an embedding has slices
-    gradient = tf.cast(gradient, at_least_float32(gradient.dtype))
     return tf.square(gradient) / tf.cast(tf.shape(outputs)[0], gradient.dtype)
 
 
@@ -204,15 +201,14 @@ def random_signs(column: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return column * tf.cast(tf.reshape(signs, (-1, *[1] * (column.shape.rank - 1))), column.dtype)
 
 
-def values_of(variables: Sequence[Any]) -> list[Any]:
-    """The TensorFlow variables inside Keras variables."""
-    return [getattr(variable, "value", variable) for variable in variables]
-
-
-def uses_of_matrices(tape: CurvatureTape) -> Uses:
-    """The recorded operations of each trained weight matrix, in recorded order."""
+def uses_of_matrices(tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None) -> Uses:
+    """The recorded operations of each trained weight matrix (of some), in recorded order."""
     uses: Uses = {}
     for operation in tape.operations:
-        if isinstance(operation, ParametrisedOperation) and operation.trainable:
+        if (
+            isinstance(operation, ParametrisedOperation)
+            and operation.trainable
+            and (matrices is None or operation.matrix in matrices)
+        ):
             uses.setdefault(operation.matrix, []).append(operation)
     return uses

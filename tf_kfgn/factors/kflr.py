@@ -88,8 +88,10 @@ class KFLREstimator(CotangentEstimator):
                 return (index + 1, *(old + n for old, n in zip(sums, new, strict=True)))
 
             vectorisable = all(operation.vectorisable for operation in tape.operations)
+            # Some of TensorFlow's derivatives cannot be vectorised over no examples at all.
+            count = tf.where(tf.size(likelihood.outputs) > 0, columns.count, 0)
             _, *totals = tf.while_loop(
-                lambda index, *_, columns=columns: index < columns.count,
+                lambda index, *_, count=count: index < count,
                 add_chunk if vectorisable else add_one,
                 (tf.constant(0), *totals),
                 parallel_iterations=1,

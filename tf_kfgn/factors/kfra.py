@@ -15,12 +15,7 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.factors.cut import Cut
-from tf_kfgn.factors.estimator import (
-    FactorEstimator,
-    Uses,
-    squared_gradient,
-    values_of,
-)
+from tf_kfgn.factors.estimator import FactorEstimator, Uses, squared_gradient
 from tf_kfgn.factors.sharing import Approximation, Reduce
 from tf_kfgn.layers import Recording
 from tf_kfgn.layers.operation import Operation
@@ -69,12 +64,8 @@ class KFRAEstimator(FactorEstimator):
         factors = _Sweep(self, tape, uses).factors() if uses else []
         diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
         for output, likelihood in enumerate(tape.likelihoods if variables else []):
-            gradients = tape.gradient(
-                likelihood.outputs,
-                values_of(variables),
-                output_gradients=likelihood.sample(fold_in(seed, output)),
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
+            sample = likelihood.sample(fold_in(seed, output))
+            gradients = tape.cotangents(likelihood.outputs, sample, variables)
             diagonals = [
                 total + squared_gradient(gradient, likelihood.outputs)
                 for total, gradient in zip(diagonals, gradients, strict=True)

@@ -77,7 +77,7 @@ def _recording_class(stock: Any) -> type:
             return stock.call(self, *args, **kwargs)
         return recorded_call(self, stock, args, kwargs, places, functools.partial(_kind, self))
 
-    return subclass(stock, _Recorded, call)
+    return subclass(stock, _Recorded, call=call)
 
 
 def _inputs(operation: Any, args: Any, kwargs: Any) -> list[int]:

@@ -41,23 +41,23 @@ def opaque_class(stock: Any) -> type[keras.layers.Layer]:
         places = [index for index, leaf in enumerate(leaves) if is_floating(leaf)]
         return recorded_call(self, stock, args, kwargs, places)
 
-    return subclass(stock, Recording, call)
+    return subclass(stock, Recording, call=call)
 
 
-def subclass(stock: Any, mixin: type, call: Callable[..., Any]) -> Any:
+def subclass(stock: Any, mixin: type, **methods: Callable[..., Any]) -> Any:
     """A subclass of a layer or operation that files and messages take for the stock class.
 
     Args:
         stock: The class.
         mixin: A base that comes before it.
-        call: Its new method `call`.
+        **methods: Its new methods.
     """
     module = stock.__module__
     namespace = {
         "__module__": "keras.layers" if module.startswith("keras.src.layers") else module,
         "__qualname__": stock.__qualname__,
         "__doc__": stock.__doc__,
-        "call": call,
+        **methods,
     }
     made = type(stock.__name__, (mixin, stock), namespace)
     if stock in GLOBAL_CUSTOM_NAMES:

@@ -14,6 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn.losses.precision import unit_scale
+
 MAX_EXACT_WIDTH = 4096
 
 
@@ -137,8 +139,10 @@ class Operation:
         inputs, output, tape = self.once_more(tape)
 
         def transposed(vector: tf.Tensor) -> tf.Tensor:
+            half = output.dtype == tf.float16
+            scale = tf.cast(unit_scale([vector]), dtype) if half else tf.ones((), dtype)
             cotangent = tf.broadcast_to(
-                tf.reshape(vector, (1, *output.shape[1:])), tf.shape(output)
+                tf.reshape(vector * scale, (1, *output.shape[1:])), tf.shape(output)
             )
             products = tape.gradient(
                 output,
@@ -146,7 +150,7 @@ class Operation:
                 output_gradients=tf.cast(cotangent, output.dtype),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
-            return flattened(products, self.input_widths, dtype)
+            return flattened(products, self.input_widths, dtype) / scale
 
         return transposed
 

@@ -6,10 +6,24 @@ from typing import Any
 
 import keras
 
+from tf_kfgn.layers.casting import record_casts
 from tf_kfgn.layers.parameters import mark_diagonal
+from tf_kfgn.tape import active_tape
 
 
-class Recording:
+class RecordingCasts:
+    """Mixin for a layer class: an active tape learns of the casts of its inputs."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer."""
+        tape = active_tape()
+        if tape is not None:
+            layer: Any = self
+            args, kwargs = record_casts(tape, layer, args, kwargs)
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+class Recording(RecordingCasts):
     """Marks a layer class that records itself; see `tf_kfgn.layers`."""
 
     @classmethod

@@ -10,6 +10,7 @@ import keras
 
 from tf_kfgn.layers import RECORDING_CLASSES
 from tf_kfgn.layers.graph import graph_operations, record_operation, stop_operation
+from tf_kfgn.layers.nested import record_input_casts, stop_input_casts
 from tf_kfgn.layers.opaque import LOOPS, opaque_class
 from tf_kfgn.layers.parameters import mark_diagonal, mark_of, matrix_of, remove_marks
 from tf_kfgn.layers.recording import Recording
@@ -41,6 +42,9 @@ def start_recording(model: keras.layers.Layer) -> contextlib.ExitStack:
         for operation in graph_operations([model, *recordable_layers(model)]):
             undo.callback(setattr, operation, "__class__", type(operation))
             record_operation(operation)
+        for nested in nested_models(model):
+            undo.callback(setattr, nested, "__class__", type(nested))
+            record_input_casts(nested)
         return undo.pop_all()
 
 
@@ -53,6 +57,8 @@ def stop_recording(model: keras.layers.Layer) -> None:
                 layer.__class__ = stock  # but not a class that a user derived from ours
     for operation in graph_operations([model, *recordable_layers(model)]):
         stop_operation(operation)
+    for nested in nested_models(model):
+        stop_input_casts(nested)
     for layer in model._flatten_layers():
         make_stock(layer)
     remove_marks(model.variables)
@@ -84,6 +90,11 @@ def recordable_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]
         yield inner
         if not isinstance(inner, LOOPS):
             waiting = list(inner._layers) + waiting
+
+
+def nested_models(model: keras.layers.Layer) -> list[keras.Model]:
+    """The models inside a model."""
+    return [layer for layer in recordable_layers(model) if isinstance(layer, keras.Model)]
 
 
 def diagonal_variables(layer: keras.layers.Layer) -> list[Any]:

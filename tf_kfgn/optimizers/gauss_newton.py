@@ -16,39 +16,27 @@ must not be assigned inside one.
 from __future__ import annotations
 
 import abc
-import contextvars
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.parameters import Layout
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation, Sharing
-from tf_kfgn.optimizers import replicas, update
+from tf_kfgn.optimizers import replicas, saved_state, update
+from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.checks import POSITIVE, check_number
-from tf_kfgn.optimizers.state import Settings, StateVariables
+from tf_kfgn.optimizers.recorded_pass import active_pass, recorded_pass
+from tf_kfgn.optimizers.state import Memory, Settings, StateVariables
 from tf_kfgn.tape import CurvatureTape
-
-
-class RecordedPass(NamedTuple):
-    """What one call of `apply_gradients` knows beyond the gradients."""
-
-    tape: CurvatureTape | None = None
-    objective: Callable[[], tf.Tensor] | None = None
-    loss: tf.Tensor | None = None
-
 
 # A Cholesky inverse of 4096 rows takes seconds on a CPU, and its state 64 MiB.
 MAX_FACTOR_SIZE = 4096
-
-_NOTHING = RecordedPass()
-_recorded_pass: contextvars.ContextVar[RecordedPass] = contextvars.ContextVar(
-    "recorded_pass", default=_NOTHING
-)
 
 
 class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
@@ -58,9 +46,10 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable
             without arguments: a factor for the whole step. Defaults to `1.0`, since the step size
             is already the minimiser of the model.
-        damping: Initial τ, in units of the objective's second derivative. Defaults to `None`:
-            `INITIAL_DAMPING` times the mean diagonal of the output curvature on the first batch,
-            so that scaling the loss changes nothing.
+        damping: Initial τ, in units of the objective's second derivative, or a
+            `keras.optimizers.schedules.LearningRateSchedule` that gives τ for each update and
+            turns its adaptation off. Defaults to `None`: `INITIAL_DAMPING` times the mean diagonal
+            of the output curvature on the first batch, so that scaling the loss changes nothing.
         min_damping: Floor of τ, in the same units. Defaults to `None`: `MIN_DAMPING` times the
             initial τ. Without a floor the exact model overfits the mini-batch: damping and step
             size both run towards zero.
@@ -83,20 +72,24 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             weights both are the same.
         max_factor_size: Rows of a Kronecker factor above which only its diagonal is kept; None
             for no limit. Defaults to `MAX_FACTOR_SIZE`.
-        weight_decay: Float. If set, decoupled weight decay is applied before the step.
+        weight_decay: Float. If set, every weight shrinks by `learning_rate * weight_decay` times
+            itself before the step (decoupled, in Keras' manner); `exclude_from_weight_decay` names
+            exceptions. The decay is no part of the quadratic model, and is not taken back.
         clipnorm: Float. If set, the gradient of each weight is clipped to this norm before it is
-            preconditioned.
-        clipvalue: Float. If set, the gradient is clipped to this value before it is
-            preconditioned.
-        global_clipnorm: Float. If set, the gradient of all weights is clipped to this norm before
-            it is preconditioned.
+            preconditioned, and (α, μ) minimise the model with the clipped gradient: where all of
+            it is scaled down alike, the step gets shorter by the same factor. ρ compares with the
+            change that the batch's own gradient predicts.
+        clipvalue: Float. As `clipnorm`, for single elements.
+        global_clipnorm: Float. As `clipnorm`, for the gradient of all weights together.
         use_ema: Whether to keep an exponential moving average of the weights.
         ema_momentum: Decay of that average. Defaults to `0.99`.
         ema_overwrite_frequency: Updates after which the average overwrites the weights, or None.
         loss_scale_factor: Factor by which `scale_loss` multiplies the loss; the gradients are
             divided by it. The curvature is that of the unscaled loss.
-        gradient_accumulation_steps: Calls of `apply_gradients` whose gradients are averaged for
-            one update. The curvature is that of the last of these batches.
+        gradient_accumulation_steps: Batches whose gradients and factors are averaged for one
+            update. (α, μ) come from the averaged gradient and the curvature of the last batch
+            along the two directions, and ρ is measured on the last batch, with its own gradient;
+            a step is only taken back if it is not finite. Periods count updates.
         name: Name of the optimizer.
         **kwargs: Further arguments of `keras.optimizers.Optimizer`.
 
@@ -195,7 +188,9 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             return
         super().build(variables)
         self._state = StateVariables(
-            self, Layout.of(variables, self._settings.max_factor_size), self._settings.damping
+            self,
+            Layout.of(variables, self._settings.max_factor_size),
+            self._settings.initial_damping,
         )
 
     @property
@@ -233,6 +228,11 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         return self._scalar("rejected_steps")
 
     @property
+    def nonfinite_steps(self) -> Any:
+        """Rejected steps that were not finite, or led to an objective that was not, a scalar."""
+        return self._scalar("nonfinite_steps")
+
+    @property
     def failed_inversions(self) -> Any:
         """Blocks that kept their last good inverse, summed over updates, a scalar variable."""
         return self._scalar("failed_inversions")
@@ -245,17 +245,70 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             )
         return getattr(self._state.scalars, name)
 
+    def curvature(self) -> dict[str, tuple[tf.Tensor, ...]]:
+        """The moving averages of every block, by its name; a second one of a name is `name#2`.
+
+        Returns:
+            `(A, G)` for a weight matrix, each of shape `([groups,] d, d)`, or `([groups,] d, 1)`
+            where only its diagonal is kept; `(diagonal,)`, shaped like the variable, for any other.
+
+        Raises:
+            ValueError: If the optimizer has not been built.
+        """
+        self._scalar("damping")
+        layout = self._state.layout
+        averages = collection.estimates(layout.blocks, self._state.recall().blocks)
+        named: dict[str, tuple[tf.Tensor, ...]] = {}
+        for block, average in zip(layout.blocks, averages, strict=True):
+            again = sum(name.split("#")[0] == block.name for name in named)
+            named[f"{block.name}#{again + 1}" if again else block.name] = average
+        return named
+
     def progress(self) -> dict[str, tf.Tensor]:
         """What a progress bar shows: `damping` and `step_size`."""
         return {name: tf.convert_to_tensor(self._scalar(name)) for name in ("damping", "step_size")}
 
     def get_config(self) -> dict[str, Any]:
         """The constructor arguments."""
+        schedule = self._settings.schedule
         return {
             **super().get_config(),
             **self._settings._asdict(),
+            **(
+                {}
+                if schedule is None
+                else {"damping": keras.saving.serialize_keras_object(schedule)}
+            ),
             "approximation": self.approximation,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GaussNewton:
+        """An optimizer with the constructor arguments of `get_config`."""
+        config = dict(config)
+        if isinstance(config.get("damping"), dict):
+            config["damping"] = keras.saving.deserialize_keras_object(
+                config["damping"], custom_objects=custom_objects
+            )
+        return super().from_config(config, custom_objects=custom_objects)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Write the state into a file's store; Keras calls this."""
+        if self.built:
+            saved_state.save(self, self._state, store)
+        else:
+            super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Read the state from a file's store; Keras calls this.
+
+        Raises:
+            ValueError: If it is that of another model; nothing of it is loaded then.
+        """
+        if self.built:
+            saved_state.load(self, self._state, store)
+        else:
+            super().load_own_variables(store)  # warns
 
     # One update
 
@@ -283,33 +336,61 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         Raises:
             ValueError: If no tape is given before any curvature exists.
         """
-        token = _recorded_pass.set(RecordedPass(tape, objective, loss))
-        try:
+        with recorded_pass(tape, objective, loss):
             return super().apply_gradients(grads_and_vars)
-        finally:
-            _recorded_pass.reset(token)
+
+    def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
+        tape, objective, loss, _ = active_pass()
+        own_gradient = None
+        if self.clipnorm or self.global_clipnorm or self.clipvalue or self._accumulates:
+            own_gradient = list(zip(grads, trainable_variables, strict=True))
+        if self._accumulates and tape is not None:
+            self._accumulate(tape)
+        if self.weight_decay:
+            loss = None  # the decay moves the weights before the step does
+        with recorded_pass(tape, objective, loss, own_gradient):
+            super()._backend_apply_gradients(grads, trainable_variables)
+
+    @property
+    def _accumulates(self) -> bool:
+        return bool(self.gradient_accumulation_steps)
+
+    def _accumulate(self, tape: CurvatureTape) -> None:
+        """Add the curvature of one batch to what the next update will use."""
+        memory, iteration = self._state.recall(), tf.cast(self.iterations, tf.int64)
+        assert isinstance(memory.accumulated, Accumulated)
+        accumulated = memory.accumulated.with_batch(
+            update.factors_due(memory, self._settings, iteration), lambda: self._estimates(tape)
+        )
+        self._state.remember(memory._replace(accumulated=accumulated))
 
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        tape, objective, loss = _recorded_pass.get()
+        tape, objective, loss, own_gradient = active_pass()
         settings, layout = self._settings, self._state.layout
-        gradient = self._whole_gradient(grads, trainable_variables)
-        memory = self._state.recall()
+        gradient = self._whole_gradient(zip(grads, trainable_variables, strict=True))
+        memory = update.without_frozen_steps(self._state.recall(), layout)
         iteration = tf.cast(self.iterations, tf.int64)
         if tape is None:
             self._require_curvature()
         else:
-            memory = update.with_initial_damping(memory, tape)
-            memory = update.with_factors(
-                memory, settings, iteration, layout, lambda: self._estimates(tape, iteration)
-            )
+            memory = update.with_initial_damping(memory, settings, iteration, tape)
+            memory = self._with_factors(memory, iteration, tape)
             memory = update.with_inverses(memory, settings, iteration, layout)
-        proposal = update.propose(memory, settings, layout, gradient, learning_rate, tape)
+        proposal = update.propose(
+            memory,
+            settings,
+            layout,
+            gradient,
+            learning_rate,
+            tape,
+            None if own_gradient is None else self._whole_gradient(own_gradient),
+        )
 
         old = [tf.convert_to_tensor(variable) for variable in layout.variables]
         moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
-        taken = proposal.usable
+        finite = taken = proposal.is_finite
         new = update.choose(taken, moved, old)
         if tape is None or objective is None or settings.damping_period is None:
             replicas.store(layout.variables, new)
@@ -325,36 +406,52 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             replicas.store(layout.variables, new)
             after = measured(before)
             actual = replicas.total(after - before)
-            factor = settings.damping_decay**settings.damping_period
-            memory = update.with_damping(memory, factor, due, actual, proposal.change)
-            taken &= update.acceptable(settings, actual) | ~due
+            memory = update.with_damping(memory, settings, due, actual, proposal.change)
+            own = not self._accumulates
+            taken &= update.acceptable(settings, actual, own_gradient=own) | ~due
+            finite &= tf.math.is_finite(actual) | ~due
             replicas.store(layout.variables, update.choose(taken, new, old))
-        self._state.remember(update.with_step(memory, settings, proposal, taken))
+        self._state.remember(update.with_step(memory, settings, proposal, taken, finite))
 
-    def _whole_gradient(self, grads: list[Any], trainable_variables: list[Any]) -> list[tf.Tensor]:
+    def _with_factors(self, memory: Memory, iteration: tf.Tensor, tape: CurvatureTape) -> Memory:
+        """Mix in the factors of this batch, or the mean of those since the last update."""
+        settings, layout, sums = self._settings, self._state.layout, memory.accumulated
+        if isinstance(sums, Accumulated):
+            memory = update.with_factors(memory, settings, sums.batches > 0, layout, sums.mean)
+            return memory._replace(accumulated=sums.cleared())
+        due = update.factors_due(memory, settings, iteration)
+        return update.with_factors(memory, settings, due, layout, lambda: self._estimates(tape))
+
+    def _whole_gradient(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> list[tf.Tensor]:
         """The gradient summed over replicas; zeros where the objective gave none."""
         gradient = [tf.zeros(v.shape, v.dtype) for v in self._state.layout.variables]
-        reduced = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
-        for value, variable in reduced:
+        for value, variable in self._all_reduce_sum_gradients(grads_and_vars):
             # With an open batch the gradient of a reshaped product has no static shape.
             whole = tf.ensure_shape(tf.convert_to_tensor(value), variable.shape)
             gradient[self._get_variable_index(variable)] = whole
         return gradient
 
-    def _estimates(self, tape: CurvatureTape, iteration: tf.Tensor) -> Estimates:
+    def _estimates(self, tape: CurvatureTape) -> Estimates:
         """New estimates for every block, from one recorded pass."""
         layout = self._state.layout
-        seed = tf.stack([tf.constant(self.seed, tf.int64), iteration])
-        found = self.make_estimator().estimate(tape, seed, layout.diagonal_variables)
+        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self._iterations, tf.int64)])
+        found = self.make_estimator().estimate(
+            tape, seed, layout.diagonal_variables, layout.matrices
+        )
         diagonals = iter(found.diagonals)
+        old = collection.estimates(layout.blocks, self._state.recall().blocks)
         estimates, missing = [], []
-        for block in layout.blocks:
+        for block, average in zip(layout.blocks, old, strict=True):
+            new: Any = average  # of a layer that has been frozen since
             if not isinstance(block, KroneckerBlock):
-                estimates.append((next(diagonals),))
+                diagonal = next(diagonals)
+                new = (diagonal,) if layout.trains(block) else average
             elif block.matrix in found.factors:
-                estimates.append(tuple(found.factors[block.matrix]))
-            else:
+                new = found.factors[block.matrix]
+            elif layout.trains(block):
                 missing.append(block.name)
+            # A layer may be of a lower precision than the model.
+            estimates.append(tuple(tf.cast(n, a.dtype) for n, a in zip(new, average, strict=True)))
         if missing:
             raise ValueError(
                 f"The CurvatureTape has not recorded the layers {missing}, whose weights this "

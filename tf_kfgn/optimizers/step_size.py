@@ -76,9 +76,14 @@ def quadratic_model(
 
     diagonal, cross, previous = entry(0, 0), entry(0, 1), entry(1, 1)
     return QuadraticModel(
-        slope=tf.stack([dot(gradient, direction) for direction in directions]),
+        slope=slopes(gradient, directions),
         curvature=tf.stack([tf.stack([diagonal, cross]), tf.stack([cross, previous])]),
     )
+
+
+def slopes(gradient: Vector, directions: tuple[Vector, Vector]) -> tf.Tensor:
+    """`g^T d` for each direction, shape `(2,)`."""
+    return tf.stack([dot(gradient, direction) for direction in directions])
 
 
 def minimise(model: QuadraticModel, step_size: float | None, momentum: float | None) -> tf.Tensor:

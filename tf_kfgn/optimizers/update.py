@@ -20,7 +20,7 @@ from tf_kfgn.optimizers.damping import (
     reduction_ratio,
 )
 from tf_kfgn.optimizers.state import Memory, Settings
-from tf_kfgn.optimizers.step_size import minimise, quadratic_model
+from tf_kfgn.optimizers.step_size import minimise, quadratic_model, slopes
 from tf_kfgn.tape import CurvatureTape
 
 
@@ -38,14 +38,28 @@ class Proposal(NamedTuple):
     change: tf.Tensor
 
     @property
-    def usable(self) -> tf.Tensor:
+    def is_finite(self) -> tf.Tensor:
         """Whether the whole step is finite."""
         return tf.reduce_all([is_finite(piece) for piece in self.step])
 
 
-def with_initial_damping(memory: Memory, tape: CurvatureTape) -> Memory:
-    """Unless it is known, choose the initial damping from the first usable batch."""
+def without_frozen_steps(memory: Memory, layout: Layout) -> Memory:
+    """Let the momentum forget variables that are not trained any more."""
+    previous = [
+        step if variable.trainable else tf.zeros_like(step)
+        for step, variable in zip(memory.previous_step, layout.variables, strict=True)
+    ]
+    return memory._replace(previous_step=previous)
+
+
+def with_initial_damping(
+    memory: Memory, settings: Settings, iteration: tf.Tensor, tape: CurvatureTape
+) -> Memory:
+    """Take τ from a schedule; else, unless it is known, choose it from the first usable batch."""
     scalars = memory.scalars
+    if settings.schedule is not None:
+        scheduled = tf.cast(settings.schedule(iteration), scalars.damping.dtype)
+        return memory._replace(scalars=scalars._replace(damping=scheduled))
     zero = tf.zeros_like(scalars.damping)
 
     def mean_diagonal() -> tf.Tensor:
@@ -63,16 +77,20 @@ def with_initial_damping(memory: Memory, tape: CurvatureTape) -> Memory:
     )
 
 
+def factors_due(memory: Memory, settings: Settings, iteration: tf.Tensor) -> tf.Tensor:
+    """Whether this update estimates new factors."""
+    return (iteration % settings.factor_period == 0) | (memory.scalars.factor_updates == 0)
+
+
 def with_factors(
     memory: Memory,
     settings: Settings,
-    iteration: tf.Tensor,
+    due: tf.Tensor,
     layout: Layout,
     estimate: Callable[[], collection.Estimates],
 ) -> Memory:
-    """On the factor period, mix newly estimated factors into the averages."""
+    """Where due, mix newly estimated factors into the averages."""
     states, scalars = memory.blocks, memory.scalars
-    due = (iteration % settings.factor_period == 0) | (scalars.factor_updates == 0)
     new = tf.cond(due, estimate, lambda: collection.estimates(layout.blocks, states))
     new = replicas.mean(new)
     count = tf.cast(scalars.factor_updates + 1, scalars.damping.dtype)
@@ -122,6 +140,7 @@ def propose(
     gradient: list[tf.Tensor],
     learning_rate: tf.Tensor,
     tape: CurvatureTape | None,
+    own_gradient: list[tf.Tensor] | None = None,
 ) -> Proposal:
     """Combine the preconditioned gradient and the previous step.
 
@@ -132,6 +151,8 @@ def propose(
         gradient: g, one tensor for each variable.
         learning_rate: Factor for the whole step.
         tape: The recorded pass, or None: then α is the last one and an adaptive μ is 0.
+        own_gradient: Gradient of the objective of the recorded batch, which the change is
+            predicted for, if that is not g.
     """
     scalars, previous = memory.scalars, memory.previous_step
     dtype = scalars.damping.dtype
@@ -147,6 +168,8 @@ def propose(
         model = quadratic_model(tape, layout.variables, gradient, (direction, previous), ridges)
         model = model._replace(curvature=replicas.mean(model.curvature))
         coefficients = minimise(model, settings.step_size, settings.momentum)
+        if own_gradient is not None:
+            model = model._replace(slope=slopes(own_gradient, (direction, previous)))
         change = model.change(learning_rate * coefficients)
     alpha, mu = tf.unstack(learning_rate * coefficients)
     step = [
@@ -165,24 +188,31 @@ def comparison_due(memory: Memory, period: int, iteration: tf.Tensor) -> tf.Tens
     return ((iteration + 1) % period == 0) | (memory.scalars.reduction_ratio < BAD)
 
 
-def acceptable(settings: Settings, actual: tf.Tensor) -> tf.Tensor:
+def acceptable(settings: Settings, actual: tf.Tensor, *, own_gradient: bool) -> tf.Tensor:
     """Whether a step that was compared may stay.
 
     Not if the objective is not finite after it; nor if it rose, where both coefficients minimise
-    the model, which then was wrong.
+    the model of this very batch, which then was wrong.
+
+    Args:
+        settings: The optimizer's settings.
+        actual: Change of the objective.
+        own_gradient: Whether the step follows the gradient of the batch that was compared.
     """
-    if settings.step_size is not None or settings.momentum is not None:
-        return tf.math.is_finite(actual)
-    return actual <= 0
+    if own_gradient and settings.step_size is None and settings.momentum is None:
+        return actual <= 0
+    return tf.math.is_finite(actual)
 
 
 def with_damping(
-    memory: Memory, factor: float, due: tf.Tensor, actual: tf.Tensor, predicted: tf.Tensor
+    memory: Memory, settings: Settings, due: tf.Tensor, actual: tf.Tensor, predicted: tf.Tensor
 ) -> Memory:
-    """Where due, adapt the damping, by a factor below 1, to the ratio of the two changes."""
+    """Where due, measure ρ, and adapt a damping that follows no schedule."""
     scalars = memory.scalars
     ratio = reduction_ratio(tf.cast(actual, predicted.dtype), predicted)
-    damping = adapted(scalars.damping, ratio, factor)
+    damping = scalars.damping
+    if settings.schedule is None and settings.damping_period is not None:
+        damping = adapted(damping, ratio, settings.damping_decay**settings.damping_period)
     return memory._replace(
         scalars=scalars._replace(
             damping=tf.where(due, damping, scalars.damping),
@@ -191,20 +221,31 @@ def with_damping(
     )
 
 
-def with_step(memory: Memory, settings: Settings, proposal: Proposal, taken: tf.Tensor) -> Memory:
-    """Remember the step if it was taken, count it if it was not, and keep the damping's floor."""
+def with_step(
+    memory: Memory, settings: Settings, proposal: Proposal, taken: tf.Tensor, finite: tf.Tensor
+) -> Memory:
+    """Remember the step if it was taken, count it if it was not, and keep the damping's floor.
+
+    Args:
+        memory: The optimizer's memory.
+        settings: Its settings.
+        proposal: The step.
+        taken: Whether the weights moved.
+        finite: Whether the step and the objective after it were finite.
+    """
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
     floor = settings.min_damping
     if floor is None:
-        floor = MIN_DAMPING * scalars.initial_damping
+        floor = 0.0 if settings.schedule is not None else MIN_DAMPING * scalars.initial_damping
     return memory._replace(
         previous_step=choose(taken, proposal.step, memory.previous_step),
         scalars=scalars._replace(
-            damping=tf.maximum(scalars.damping, floor),
+            damping=tf.maximum(scalars.damping, tf.cast(floor, scalars.damping.dtype)),
             step_size=tf.where(taken, alpha, scalars.step_size),
             momentum=tf.where(taken, mu, scalars.momentum),
             rejected_steps=scalars.rejected_steps + tf.cast(~taken, tf.int64),
+            nonfinite_steps=scalars.nonfinite_steps + tf.cast(~finite, tf.int64),
         ),
     )
 

@@ -1,0 +1,72 @@
+"""The recorded pass that an update belongs to, handed on past the optimizers that wrap ours.
+
+`apply` of a Keras optimizer takes gradients alone, and `LossScaleOptimizer` and `MultiOptimizer`
+call it on the optimizers inside them. What a Gauss-Newton optimizer needs besides is therefore
+active in the thread while `apply` runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_kfgn.tape import CurvatureTape
+
+
+class RecordedPass(NamedTuple):
+    """What one call of `apply` knows beyond the gradients.
+
+    Attributes:
+        tape: The recorded pass that the gradients come from.
+        objective: Returns the objective of the same batch at the current weights.
+        loss: The objective before the step, if it is known.
+        gradient: The objective's own gradient, as pairs with variables, where what is applied is
+            another one: clipped, or averaged over several batches.
+    """
+
+    tape: CurvatureTape | None = None
+    objective: Callable[[], tf.Tensor] | None = None
+    loss: tf.Tensor | None = None
+    gradient: list[tuple[Any, Any]] | None = None
+
+
+_active: contextvars.ContextVar[RecordedPass | None] = contextvars.ContextVar(
+    "recorded_pass", default=None
+)
+
+
+def active_pass() -> RecordedPass:
+    """The recorded pass of the update that runs in this thread; an empty one if there is none."""
+    return _active.get() or RecordedPass()
+
+
+@contextlib.contextmanager
+def recorded_pass(
+    tape: CurvatureTape | None,
+    objective: Callable[[], tf.Tensor] | None = None,
+    loss: tf.Tensor | None = None,
+    gradient: list[tuple[Any, Any]] | None = None,
+) -> Iterator[None]:
+    """Let Gauss-Newton optimizers, wrapped or not, use a recorded pass inside this context.
+
+    ```python
+    with tf_kfgn.optimizers.recorded_pass(tape, objective):
+        optimizer.apply(gradients, model.trainable_variables)
+    ```
+
+    Args:
+        tape: See `GaussNewton.apply_gradients`.
+        objective: See `GaussNewton.apply_gradients`.
+        loss: See `GaussNewton.apply_gradients`. None where another optimizer moves some weights
+            before.
+        gradient: See `RecordedPass`.
+    """
+    token = _active.set(RecordedPass(tape, objective, loss, gradient))
+    try:
+        yield
+    finally:
+        _active.reset(token)

@@ -1,0 +1,78 @@
+"""The state of an optimizer in a file: each variable under a name that other versions know.
+
+Keras stores the variables of an optimizer by position, so that one more of them makes older files
+useless, and passes over a file of another model with a warning. Here, what a file lacks and
+another version may lack keeps its value, and a block that does not fit is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from tf_kfgn.optimizers.state import StateVariables
+
+
+def named_variables(
+    optimizer: keras.optimizers.Optimizer, state: StateVariables
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The variables of a built optimizer by name.
+
+    Returns:
+        Those whose shapes depend on the model, and scalars.
+    """
+    shaped = {**state.named_tensors()}
+    for name in ("_model_variables_moving_average", "_accumulated_gradients"):
+        kept = getattr(optimizer, name, None) or []
+        shaped |= {f"{name.strip('_')}_{i}": v for i, v in enumerate(kept) if v is not None}
+    known = {id(variable) for variable in shaped.values()}
+    scalars = {v.name: v for v in optimizer.variables if id(v) not in known}
+    return shaped, scalars
+
+
+def save(optimizer: keras.optimizers.Optimizer, state: StateVariables, store: Any) -> None:
+    """Write every variable into a store."""
+    shaped, scalars = named_variables(optimizer, state)
+    for name, variable in {**shaped, **scalars}.items():
+        store[name] = variable.numpy()
+
+
+def load(
+    optimizer: keras.optimizers.Optimizer, state: StateVariables, store: Mapping[str, Any]
+) -> None:
+    """Read every variable from a store, or none if the store belongs to another model.
+
+    Raises:
+        ValueError: If the blocks in the store are not those of the optimizer.
+    """
+    shaped, scalars = named_variables(optimizer, state)
+    found = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
+    problems = [
+        f"{name} ({_subject(variable)}): "
+        + (f"shape {found[name].shape} in the file" if name in found else "not in the file")
+        + f", {tuple(variable.shape)} in the optimizer"
+        for name, variable in shaped.items()
+        if name not in found or found[name].shape != tuple(variable.shape)
+    ]
+    problems += [
+        f"{name}: shape {value.shape} in the file, not in the optimizer"
+        for name, value in found.items()
+        if value.shape and name not in shaped
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"The state in the file does not fit {optimizer.name!r}; nothing of it was loaded. "
+            f"{'; '.join(problems[:5])}{more}. Was it saved for another model, with other "
+            "arguments of the optimizer, or with other layers frozen?"
+        )
+    for name, variable in {**shaped, **scalars}.items():
+        if name in found:
+            variable.assign(found[name])
+
+
+def _subject(variable: Any) -> str:
+    return str(variable.path.split("/", 1)[-1])
