@@ -7,7 +7,7 @@ from tf_kfgn._backend import require_tensorflow
 
 require_tensorflow()
 
-from tf_kfgn import datasets, layers, optimizers  # noqa: E402
+from tf_kfgn import callbacks, datasets, layers, optimizers  # noqa: E402
 from tf_kfgn.analysis import (  # noqa: E402
     curvature_summary,
     gauss_newton_blocks,
@@ -15,6 +15,7 @@ from tf_kfgn.analysis import (  # noqa: E402
     kronecker_factors,
 )
 from tf_kfgn.enabling import disable_curvature, enable_curvature  # noqa: E402
+from tf_kfgn.exporting import export_training  # noqa: E402
 from tf_kfgn.factors import KroneckerFactors  # noqa: E402
 from tf_kfgn.optimizers import KFAC, KFLR, KFRA  # noqa: E402
 from tf_kfgn.tape import CurvatureTape  # noqa: E402
@@ -30,10 +31,12 @@ __all__ = [
     "KroneckerFactors",
     "Model",
     "Sequential",
+    "callbacks",
     "curvature_summary",
     "datasets",
     "disable_curvature",
     "enable_curvature",
+    "export_training",
     "gauss_newton_blocks",
     "gauss_newton_vector_product",
     "kronecker_factors",

@@ -16,7 +16,7 @@ from tf_kfgn.layers.recording import RecordingCasts
 from tf_kfgn.layers.swapping import start_recording
 from tf_kfgn.optimizers import gauss_newton_of, recorded_pass
 from tf_kfgn.optimizers.troubles import warnings_of
-from tf_kfgn.optimizers.wrapped import is_one_of_several
+from tf_kfgn.optimizers.wrapped import chooses, gauss_newtons_in
 from tf_kfgn.tape import CurvatureTape, active_tape
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class CurvatureTraining(RecordingCasts, _Mixin):
         Returns:
             The loss, the metrics, `damping` and `step_size`.
         """
-        optimizer = self._built_optimizer()
+        optimizer, several = self.optimizer, chooses(self.optimizer)
+        if several and self.built:
+            optimizer.build(self.trainable_variables)
         gauss_newton = gauss_newton_of(optimizer)
         if gauss_newton is None:
             return super().train_step(data)
@@ -84,20 +86,16 @@ class CurvatureTraining(RecordingCasts, _Mixin):
             extra = sum(self._aggregate_additional_loss(value) for value in self.losses)
             return tape.loss_of(outputs) + extra
 
-        # Where another optimizer moves weights first, the loss before our step is not this one.
-        before = None if is_one_of_several(optimizer) else loss
-        with recorded_pass(tape, objective, before):
+        if several:  # another one may move weights first
+            optimizer.build(self.trainable_variables)
+            for one in gauss_newtons_in(optimizer):
+                if one.built:  # it was given some variables
+                    one.refresh_curvature(tape)
+        with recorded_pass(tape, objective, None if several else loss, refreshed=several):
             optimizer.apply(gradients, self.trainable_variables)
         self._update_loss_tracker(x, loss)
         metrics = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return {**metrics, **gauss_newton.progress()}
-
-    def _built_optimizer(self) -> keras.optimizers.Optimizer:
-        """The optimizer; one that chooses among others by variable has chosen."""
-        optimizer = self.optimizer
-        if self.built and not optimizer.built and gauss_newton_of(optimizer) is None:
-            optimizer.build(self.trainable_variables)
-        return optimizer
 
     def _training_outputs(self, x: Any) -> Any:
         return self(x, training=True) if self._call_has_training_arg else self(x)

@@ -7,48 +7,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_kfra import NumpyKFRA
-from problems import mlp, seeded
+from updates import OPTIMIZERS, batches, joint_weights, made, recorded
 
 import tf_kfgn
 
-OPTIMIZERS = [tf_kfgn.KFRA, tf_kfgn.KFLR, tf_kfgn.KFAC]
 MODES = {"graph": {}, "xla": {"jit_compile": True}, "eager": {"run_eagerly": True}}
 L2 = 1e-3
 SETTINGS = {"factor_period": 2, "inverse_period": 4, "damping_period": 3, "curvature_decay": 0.9}
-
-
-def batches(count, size=16, seed=0):
-    generator = np.random.default_rng(seed)
-    for _ in range(count):
-        x = generator.normal(size=(size, 5))
-        yield (
-            x,
-            np.tanh(x @ np.arange(10).reshape(5, 2) / 5) + 0.1 * generator.normal(size=(size, 2)),
-        )
-
-
-def made(optimizer, l2=0.0, **compile_arguments):
-    regularizer = keras.regularizers.L2(l2) if l2 else None
-    model = seeded(lambda: mlp([5, 4, 3, 2], "tanh", kernel_regularizer=regularizer))()
-    tf_kfgn.enable_curvature(model)
-    loss = keras.losses.MeanSquaredError(dtype="float64")
-    model.compile(optimizer=optimizer, loss=loss, **{"jit_compile": False, **compile_arguments})
-    return model
-
-
-def joint_weights(model):
-    return [np.vstack(layer.get_weights()) for layer in model.layers]
-
-
-def recorded(model, x, y):
-    """A recorded pass: its tape, its loss, and pairs of gradient and variable."""
-    loss = keras.losses.MeanSquaredError(dtype="float64")
-    with tf_kfgn.CurvatureTape() as tape:
-        outputs = model(x, training=True)
-        value = loss(y, outputs)
-        tape.watch_loss(loss, y, outputs)
-    variables = model.trainable_variables
-    return tape, value, list(zip(tape.gradient(value, variables), variables, strict=True))
 
 
 @pytest.mark.parametrize("damping", [0.3, 1e-4], ids=["much damping", "little damping"])

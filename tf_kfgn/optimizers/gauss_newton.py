@@ -32,7 +32,7 @@ from tf_kfgn.optimizers import replicas, saved_state, update
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.checks import POSITIVE, check_number
 from tf_kfgn.optimizers.recorded_pass import active_pass, recorded_pass
-from tf_kfgn.optimizers.state import Memory, Settings, StateVariables
+from tf_kfgn.optimizers.state import Settings, StateVariables
 from tf_kfgn.tape import CurvatureTape
 
 # A Cholesky inverse of 4096 rows takes seconds on a CPU, and its state 64 MiB.
@@ -339,45 +339,64 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         with recorded_pass(tape, objective, loss):
             return super().apply_gradients(grads_and_vars)
 
-    def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
-        tape, objective, loss, _ = active_pass()
-        own_gradient = None
-        if self.clipnorm or self.global_clipnorm or self.clipvalue or self._accumulates:
-            own_gradient = list(zip(grads, trainable_variables, strict=True))
-        if self._accumulates and tape is not None:
-            self._accumulate(tape)
-        if self.weight_decay:
-            loss = None  # the decay moves the weights before the step does
-        with recorded_pass(tape, objective, loss, own_gradient):
-            super()._backend_apply_gradients(grads, trainable_variables)
+    def refresh_curvature(self, tape: CurvatureTape) -> None:
+        """On their periods, estimate new factors and invert them; every update starts with this.
+
+        It must happen while the weights are those of the recorded pass. Call it where another
+        optimizer moves some of them first, and say so: `recorded_pass(..., refreshed=True)`.
+
+        Args:
+            tape: The recorded pass.
+        """
+        settings, layout = self._settings, self._state.layout
+        iteration = tf.cast(self.iterations, tf.int64)
+        memory = self._state.recall()
+        memory = update.with_initial_damping(memory, settings, iteration, tape)
+        sums, due = memory.accumulated, update.factors_due(memory, settings, iteration)
+
+        def estimate() -> Estimates:
+            return self._estimates(tape)
+
+        if isinstance(sums, Accumulated):
+            sums = sums.with_batch(due, estimate)
+            memory = update.with_mean_factors(
+                memory, sums, settings, iteration, layout, self._is_update_step()
+            )
+        else:
+            memory = update.with_factors(memory, settings, due, layout, estimate)
+            memory = update.with_inverses(memory, settings, iteration, layout)
+        self._state.remember(memory)
 
     @property
     def _accumulates(self) -> bool:
         return bool(self.gradient_accumulation_steps)
 
-    def _accumulate(self, tape: CurvatureTape) -> None:
-        """Add the curvature of one batch to what the next update will use."""
-        memory, iteration = self._state.recall(), tf.cast(self.iterations, tf.int64)
-        assert isinstance(memory.accumulated, Accumulated)
-        accumulated = memory.accumulated.with_batch(
-            update.factors_due(memory, self._settings, iteration), lambda: self._estimates(tape)
-        )
-        self._state.remember(memory._replace(accumulated=accumulated))
+    def _is_update_step(self) -> tf.Tensor:
+        """Whether the weights move with this batch."""
+        return (tf.convert_to_tensor(self._iterations) + 1) % self.gradient_accumulation_steps == 0
+
+    def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
+        recorded = active_pass()
+        if recorded.tape is not None and not recorded.refreshed:
+            self.refresh_curvature(recorded.tape)
+        if self.clipnorm or self.global_clipnorm or self.clipvalue or self._accumulates:
+            own = list(zip(grads, trainable_variables, strict=True))
+            recorded = recorded._replace(gradient=own)
+        if self.weight_decay:  # it moves the weights before the step does
+            recorded = recorded._replace(loss=None)
+        with recorded_pass(*recorded):
+            super()._backend_apply_gradients(grads, trainable_variables)
 
     def _backend_update_step(
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
-        tape, objective, loss, own_gradient = active_pass()
+        tape, objective, loss, refreshed, own_gradient = active_pass()
         settings, layout = self._settings, self._state.layout
         gradient = self._whole_gradient(zip(grads, trainable_variables, strict=True))
         memory = update.without_frozen_steps(self._state.recall(), layout)
         iteration = tf.cast(self.iterations, tf.int64)
         if tape is None:
             self._require_curvature()
-        else:
-            memory = update.with_initial_damping(memory, settings, iteration, tape)
-            memory = self._with_factors(memory, iteration, tape)
-            memory = update.with_inverses(memory, settings, iteration, layout)
         proposal = update.propose(
             memory,
             settings,
@@ -407,20 +426,11 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             after = measured(before)
             actual = replicas.total(after - before)
             memory = update.with_damping(memory, settings, due, actual, proposal.change)
-            own = not self._accumulates
+            own = not (self._accumulates or refreshed)
             taken &= update.acceptable(settings, actual, own_gradient=own) | ~due
             finite &= tf.math.is_finite(actual) | ~due
             replicas.store(layout.variables, update.choose(taken, new, old))
         self._state.remember(update.with_step(memory, settings, proposal, taken, finite))
-
-    def _with_factors(self, memory: Memory, iteration: tf.Tensor, tape: CurvatureTape) -> Memory:
-        """Mix in the factors of this batch, or the mean of those since the last update."""
-        settings, layout, sums = self._settings, self._state.layout, memory.accumulated
-        if isinstance(sums, Accumulated):
-            memory = update.with_factors(memory, settings, sums.batches > 0, layout, sums.mean)
-            return memory._replace(accumulated=sums.cleared())
-        due = update.factors_due(memory, settings, iteration)
-        return update.with_factors(memory, settings, due, layout, lambda: self._estimates(tape))
 
     def _whole_gradient(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> list[tf.Tensor]:
         """The gradient summed over replicas; zeros where the objective gave none."""

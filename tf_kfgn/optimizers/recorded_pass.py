@@ -24,6 +24,7 @@ class RecordedPass(NamedTuple):
         tape: The recorded pass that the gradients come from.
         objective: Returns the objective of the same batch at the current weights.
         loss: The objective before the step, if it is known.
+        refreshed: Whether the curvature has been refreshed from the tape already.
         gradient: The objective's own gradient, as pairs with variables, where what is applied is
             another one: clipped, or averaged over several batches.
     """
@@ -31,6 +32,7 @@ class RecordedPass(NamedTuple):
     tape: CurvatureTape | None = None
     objective: Callable[[], tf.Tensor] | None = None
     loss: tf.Tensor | None = None
+    refreshed: bool = False
     gradient: list[tuple[Any, Any]] | None = None
 
 
@@ -49,6 +51,7 @@ def recorded_pass(
     tape: CurvatureTape | None,
     objective: Callable[[], tf.Tensor] | None = None,
     loss: tf.Tensor | None = None,
+    refreshed: bool = False,
     gradient: list[tuple[Any, Any]] | None = None,
 ) -> Iterator[None]:
     """Let Gauss-Newton optimizers, wrapped or not, use a recorded pass inside this context.
@@ -63,9 +66,11 @@ def recorded_pass(
         objective: See `GaussNewton.apply_gradients`.
         loss: See `GaussNewton.apply_gradients`. None where another optimizer moves some weights
             before.
+        refreshed: Whether `GaussNewton.refresh_curvature` was called with this tape, as it must
+            be before another optimizer moves weights.
         gradient: See `RecordedPass`.
     """
-    token = _active.set(RecordedPass(tape, objective, loss, gradient))
+    token = _active.set(RecordedPass(tape, objective, loss, refreshed, gradient))
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ another version may lack keeps its value, and a block that does not fit is an er
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,13 @@ def load(
     """
     shaped, scalars = named_variables(optimizer, state)
     found = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
+    if all(name.isdecimal() for name in found):  # Keras' own names
+        warnings.warn(
+            f"Skipping the state of the optimizer in the file for {optimizer.name!r}: it is that "
+            "of another kind of optimizer.",
+            stacklevel=2,
+        )
+        return
     problems = [
         f"{name} ({_subject(variable)}): "
         + (f"shape {found[name].shape} in the file" if name in found else "not in the file")

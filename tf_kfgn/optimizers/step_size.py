@@ -68,7 +68,7 @@ def quadratic_model(
     def entry(i: int, j: int) -> tf.Tensor:
         ridge = tf.add_n(
             [
-                tau * tf.reduce_sum(a * b)
+                tau * tf.cast(tf.reduce_sum(a * b), tau.dtype)
                 for tau, a, b in zip(ridges, directions[i], directions[j], strict=True)
             ]
         )
@@ -117,5 +117,7 @@ def minimise(model: QuadraticModel, step_size: float | None, momentum: float | N
 
 
 def dot(left: Vector, right: Vector) -> tf.Tensor:
-    """Inner product of two lists of tensors."""
-    return tf.add_n([tf.reduce_sum(a * b) for a, b in zip(left, right, strict=True)])
+    """Inner product of two lists of tensors, in the widest of their precisions."""
+    products = [tf.reduce_sum(a * b) for a, b in zip(left, right, strict=True)]
+    widest = max((product.dtype for product in products), key=lambda dtype: dtype.size)
+    return tf.add_n([tf.cast(product, widest) for product in products])

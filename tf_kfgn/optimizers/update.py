@@ -11,6 +11,7 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.parameters import Layout
 from tf_kfgn.optimizers import replicas
+from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.damping import (
     BAD,
     INITIAL_DAMPING,
@@ -131,6 +132,25 @@ def with_inverses(
             failed_inversions=scalars.failed_inversions + failures,
         ),
     )
+
+
+def with_mean_factors(
+    memory: Memory,
+    sums: Accumulated,
+    settings: Settings,
+    iteration: tf.Tensor,
+    layout: Layout,
+    due: tf.Tensor,
+) -> Memory:
+    """Where due, mix in the mean factors of several batches, and invert; else keep the sums."""
+
+    def renewed() -> Memory:
+        some = sums.batches > 0
+        mixed = with_factors(memory, settings, some, layout, sums.mean)
+        inverted = with_inverses(mixed, settings, iteration, layout)
+        return inverted._replace(accumulated=sums.cleared())
+
+    return tf.cond(due, renewed, lambda: memory._replace(accumulated=sums))
 
 
 def propose(

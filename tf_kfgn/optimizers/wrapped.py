@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -16,13 +17,15 @@ def gauss_newton_of(optimizer: Any) -> GaussNewton | None:
         optimizer: Any Keras optimizer: one of ours, a `LossScaleOptimizer` around it
             (`mixed_float16`), or a `MultiOptimizer` that gives it some of the variables.
     """
+    return next(gauss_newtons_in(optimizer), None)
+
+
+def gauss_newtons_in(optimizer: Any) -> Iterator[GaussNewton]:
+    """Every Gauss-Newton optimizer that an optimizer is or holds."""
     if isinstance(optimizer, GaussNewton):
-        return optimizer
+        yield optimizer
     for inner in inner_optimizers(optimizer):
-        found = gauss_newton_of(inner)
-        if found is not None:
-            return found
-    return None
+        yield from gauss_newtons_in(inner)
 
 
 def inner_optimizers(optimizer: Any) -> list[Any]:
@@ -32,7 +35,11 @@ def inner_optimizers(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "optimizers", ()))  # a MultiOptimizer, of newer Keras only
 
 
-def is_one_of_several(optimizer: Any) -> bool:
-    """Whether other optimizers move weights in the same update."""
+def chooses(optimizer: Any) -> bool:
+    """Whether an optimizer gives each variable to one of several others.
+
+    The others move their weights one after the other. Which they are may only be known once the
+    optimizer is built.
+    """
     inner = inner_optimizers(optimizer)
-    return len(inner) > 1 or any(is_one_of_several(other) for other in inner)
+    return hasattr(optimizer, "optimizers") or any(chooses(other) for other in inner)

@@ -1,0 +1,490 @@
+"""CurvatureMonitor: its numbers against independent ones, and that it leaves training alone."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from problems import MSE, dense, sequential
+
+import tf_kfgn
+from tf_kfgn.blocks import collection
+from tf_kfgn.callbacks import CurvatureMonitor
+from tf_kfgn.callbacks.figure import MAX_LEGEND, draw
+from tf_kfgn.callbacks.monitor import RECORDED
+from tf_kfgn.callbacks.snapshot import Work
+from tf_kfgn.callbacks.spectrum import condition_number, trace
+from tf_kfgn.callbacks.timing import ENOUGH, PARTS, WARM_UP, UpdateTimes
+from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
+
+GENERATOR = np.random.default_rng(0)
+X = GENERATOR.normal(size=(16, 4)).astype("float32")
+Y = np.tanh(X @ GENERATOR.normal(size=(4, 2))).astype("float32")
+
+
+def compiled(optimizer=None, run_eagerly=True, **kwargs):
+    """A small model, ready to train with batches of 4."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(3, "tanh", name="first"), keras.layers.Dense(2, name="last")]
+    model = keras.Sequential([keras.Input((4,)), *layers])
+    tf_kfgn.enable_curvature(model)
+    model.compile(
+        optimizer=optimizer or tf_kfgn.KFRA(), loss="mse", run_eagerly=run_eagerly, **kwargs
+    )
+    return model
+
+
+def fit(model, *callbacks, x=X, y=Y, epochs=1, batch_size=4):
+    model.fit(x, y, batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
+
+
+class Recorder(keras.callbacks.Callback):
+    """Reads the optimizer's properties after every batch."""
+
+    def on_train_begin(self, logs=None):
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        optimizer = gauss_newton_of(self.model.optimizer)
+        self.seen.append([float(getattr(optimizer, name)) for name in RECORDED])
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"log_dir": 3}, "`log_dir` must be a path or None, received 3"),
+        ({"frequency": 0}, "`frequency` must be a whole number of updates.*received 0"),
+        ({"frequency": None}, "`frequency`.*received None"),
+        ({"frequency": 1.5}, r"`frequency`.*received 1\.5"),
+        ({"curvature_frequency": 0}, "`curvature_frequency`.*of epochs.*or None.*received 0"),
+        ({"clock": 0.5}, r"`clock` must be a function.*received 0\.5"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        CurvatureMonitor(**arguments)
+
+
+def test_another_optimizer_is_refused():
+    with pytest.raises(ValueError, match=r"needs a model compiled with tf_kfgn\..*with Adam"):
+        fit(compiled("adam"), CurvatureMonitor())
+
+
+# What is recorded of updates
+
+
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_updates_are_what_the_optimizer_says_after_them(frequency):
+    monitor, recorder = CurvatureMonitor(frequency=frequency), Recorder()
+    fit(compiled(tf_kfgn.KFRA(damping_period=2)), monitor, recorder, epochs=2)
+    assert len(recorder.seen) == 8
+    assert monitor.history["update"] == list(range(frequency, 9, frequency))
+    kept = recorder.seen[frequency - 1 :: frequency]
+    for name, column in zip(RECORDED, zip(*kept, strict=True), strict=True):
+        assert monitor.history[name] == list(column)
+    assert len({row[0] for row in kept}) > 1  # the damping has moved
+
+
+@pytest.mark.parametrize("kind", ["LossScaleOptimizer", "MultiOptimizer"])
+def test_wrapped_optimizers_are_found(kind):
+    optimizer = tf_kfgn.KFRA()
+    if kind == "LossScaleOptimizer":
+        wrapped = keras.optimizers.LossScaleOptimizer(optimizer)
+    elif hasattr(keras.optimizers, "MultiOptimizer"):
+        wrapped = keras.optimizers.MultiOptimizer(
+            keras.optimizers.OptimizerMap(optimizer, {"first/.*": keras.optimizers.SGD()})
+        )
+    else:
+        pytest.skip("this Keras has no MultiOptimizer")
+    monitor = CurvatureMonitor()
+    fit(compiled(wrapped), monitor)
+    assert monitor.history["update"] == [1, 2, 3, 4]
+    assert monitor.history["damping"][-1] == float(optimizer.damping) > 0
+    assert math.isfinite(monitor.history["condition/last/A"][0])
+
+
+def test_accumulated_batches_are_one_update():
+    monitor = CurvatureMonitor()
+    fit(compiled(tf_kfgn.KFRA(gradient_accumulation_steps=2)), monitor)
+    assert monitor.history["update"] == [1, 2]
+
+
+def test_several_fits_go_on_and_another_optimizer_starts_anew():
+    monitor, model = CurvatureMonitor(curvature_frequency=2), compiled()
+    for _ in range(3):
+        fit(model, monitor)
+    assert monitor.history["update"] == list(range(1, 13))
+    assert monitor.history["epoch"] == [1, 2, 3]
+    assert [math.isnan(value) for value in monitor.history["trace/first/A"]] == [False, True, False]
+    fit(compiled(), monitor)
+    assert monitor.history["update"] == [1, 2, 3, 4]
+    assert {name: len(column) for name, column in monitor.history.items() if "/" in name} == {
+        **{f"seconds/{part}": 1 for part in PARTS},
+        **{
+            f"{kind}/{block}/{factor}": 1
+            for kind in ("trace", "condition")
+            for block in ("first", "last")
+            for factor in "AG"
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"run_eagerly": False}, {"run_eagerly": False, "jit_compile": True}],
+    ids=["eagerly", "graph", "XLA"],
+)
+def test_training_is_bitwise_the_same(settings, tmp_path):
+    model = compiled(**settings)
+    model.optimizer.build(model.trainable_variables)
+    variables = model.variables + model.optimizer.variables
+    start = [variable.numpy() for variable in variables]
+    fit(model)
+    expected = [variable.numpy() for variable in variables]
+    for variable, value in zip(variables, start, strict=True):
+        variable.assign(value)
+    fit(model, CurvatureMonitor(tmp_path))
+    for variable, value in zip(variables, expected, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert not np.array_equal(model.variables[0].numpy(), start[0])
+
+
+# Traces and condition numbers
+
+
+@pytest.fixture
+def _double_precision():
+    before = keras.config.floatx()
+    keras.config.set_floatx("float64")
+    yield
+    keras.config.set_floatx(before)
+
+
+def expected_conditions(A, G, ridge):
+    """By numpy, from whole matrices."""
+    pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
+    damped_A = A + pi * np.sqrt(ridge) * np.eye(len(A))
+    damped_G = G + np.sqrt(ridge) / pi * np.eye(len(G))
+    return np.linalg.cond(damped_A), np.linalg.cond(damped_G)
+
+
+@pytest.mark.usefixtures("_double_precision")
+@pytest.mark.parametrize("max_factor_size", [None, 4])
+def test_spectra_are_those_of_the_factors_of_the_batch(max_factor_size):
+    x, y = X.astype("float64"), Y.astype("float64")
+    l2 = keras.regularizers.L2(0.05)
+    model = sequential((4,), dense(3, "tanh"), dense(2, kernel_regularizer=l2))
+    factors = tf_kfgn.kronecker_factors(model, x, MSE, "kflr")
+    tf_kfgn.enable_curvature(model)
+    model.compile(
+        optimizer=tf_kfgn.KFLR(max_factor_size=max_factor_size), loss=MSE, run_eagerly=True
+    )
+    monitor = CurvatureMonitor()
+    fit(model, monitor, x=x, y=y, batch_size=16)
+    ridges = [monitor.history["damping"][0], monitor.history["damping"][0] + 2 * 0.05]
+    for layer, ridge in zip(model.layers, ridges, strict=True):
+        A, G = (np.asarray(factor) for factor in factors[layer.name])
+        if max_factor_size and len(A) > max_factor_size:
+            A = np.diag(np.diag(A))
+        found = {name: column[0] for name, column in monitor.history.items() if "/" in name}
+        conditions = expected_conditions(A, G, ridge)
+        for name, factor, condition in zip("AG", (A, G), conditions, strict=True):
+            key = f"{layer.name}/{name}"
+            np.testing.assert_allclose(found[f"trace/{key}"], np.trace(factor), rtol=1e-9)
+            np.testing.assert_allclose(found[f"condition/{key}"], condition, rtol=1e-9)
+
+
+@pytest.mark.usefixtures("_double_precision")
+def test_diagonal_blocks():
+    model = sequential(
+        (4,), dense(3), keras.layers.LayerNormalization(name="norm", dtype="float64")
+    )
+    tf_kfgn.enable_curvature(model)
+    model.compile(optimizer=tf_kfgn.KFLR(), loss=MSE, run_eagerly=True)
+    monitor = CurvatureMonitor()
+    fit(model, monitor, x=X.astype("float64"), y=Y[:, :1].astype("float64"))
+    [name] = [name for name in model.optimizer.curvature() if name.endswith("norm_gamma")]
+    [diagonal] = (np.asarray(value) for value in model.optimizer.curvature()[name])
+    damped = diagonal + monitor.history["damping"][-1]
+    np.testing.assert_allclose(
+        [monitor.history[f"{kind}/{name}/diagonal"][0] for kind in ("trace", "condition")],
+        [diagonal.sum(), damped.max() / damped.min()],
+        rtol=1e-12,
+    )
+
+
+def test_groups_add_their_traces_and_show_their_worst_condition():
+    roots = GENERATOR.normal(size=(2, 3, 5))
+    factors, shift = roots @ roots.transpose(0, 2, 1), np.array([0.5, 2.0]).reshape(2, 1, 1)
+    conditions = [np.linalg.cond(f + s * np.eye(3)) for f, s in zip(factors, shift, strict=True)]
+    np.testing.assert_allclose(condition_number(factors, shift), max(conditions))
+    np.testing.assert_allclose(trace(factors), (roots**2).sum())
+    thin = np.array([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]])[..., None]
+    assert condition_number(thin, shift) == pytest.approx(3.5 / 1.5)
+    assert trace(thin) == 18.0
+    assert condition_number(-factors, shift) == math.inf
+
+
+# What goes wrong
+
+
+def test_batches_of_nan_are_counted_and_reported(caplog, tmp_path):
+    x = X.copy()
+    x[:4] = np.nan
+    model, monitor = compiled(), CurvatureMonitor(tmp_path)
+    with caplog.at_level(logging.WARNING, "tf_kfgn"):
+        fit(model, monitor, x=x[:4], y=Y[:4])
+        assert monitor.history["nonfinite_steps"] == monitor.history["rejected_steps"] == [1]
+        assert math.isnan(monitor.history["condition/first/A"][0])  # no factors yet
+        fit(model, monitor, x=x)
+    assert monitor.history["nonfinite_steps"] == [1, 2, 2, 2, 2]
+    assert math.isfinite(monitor.history["condition/first/A"][1])
+    messages = [record.getMessage() for record in caplog.records if record.name == "tf_kfgn"]
+    messages = [message for message in messages if message.startswith("Epoch")]
+    assert [message.split(" were")[0] for message in messages] == [
+        "Epoch 1: 1 of 1 updates",
+        "Epoch 1: 1 of 4 updates",
+    ]
+    assert "condition/first/A" in {tag for tag, step, _ in scalars(tmp_path) if step == 5}
+    assert "condition/first/A" not in {tag for tag, step, _ in scalars(tmp_path) if step == 1}
+
+
+def test_failed_inversions_are_reported(caplog):
+    optimizer = tf_kfgn.KFRA(factor_period=100, inverse_period=1)
+    model, monitor = compiled(optimizer), CurvatureMonitor()
+    fit(model, monitor, x=X[:4], y=Y[:4])
+    A = optimizer._state._blocks[0].A
+    A.assign(-100.0 * np.eye(5))
+    with caplog.at_level(logging.WARNING, "tf_kfgn"):
+        fit(model, monitor)
+    assert monitor.history["failed_inversions"] == [0, 1, 2, 3, 4]
+    assert monitor.history["condition/first/A"][1] == math.inf
+    [record] = [record for record in caplog.records if record.name == "tf_kfgn"]
+    assert "Epoch 1: 4 inversions of blocks failed in 4 updates" in record.getMessage()
+
+
+def test_good_epochs_log_nothing(caplog):
+    fit(compiled(), CurvatureMonitor())
+    assert not [record for record in caplog.records if record.name == "tf_kfgn"]
+
+
+# Seconds
+
+
+SECONDS = {"gradient_and_step": 1.0, "factors": 3.0, "inverses": 5.0, "comparison": 2.0}
+
+
+def test_seconds_are_attributed_to_what_ran(monkeypatch):
+    """Run eagerly, each part moves a clock forward where it really runs."""
+    now, ran = [0.0], dict.fromkeys(PARTS, 0)
+
+    def ticking(part, function):
+        def run(*args, **kwargs):
+            now[0] += SECONDS[part]
+            ran[part] += 1
+            return function(*args, **kwargs)
+
+        return run
+
+    monkeypatch.setattr(collection, "invert", ticking("inverses", collection.invert))
+    monkeypatch.setattr(GaussNewton, "_estimates", ticking("factors", GaussNewton._estimates))
+    tape = tf_kfgn.CurvatureTape
+    monkeypatch.setattr(tape, "loss_of", ticking("comparison", tape.loss_of))
+    optimizer = tf_kfgn.KFRA(factor_period=2, inverse_period=4, damping_period=3)
+    model = compiled(optimizer)
+    step = ticking("gradient_and_step", type(model).train_step)
+    monkeypatch.setattr(type(model), "train_step", step)
+    monitor = CurvatureMonitor(clock=lambda: now[0])
+    fit(model, monitor, epochs=6)
+    assert ran["gradient_and_step"] == 24
+    assert all(0 < ran[part] < 24 for part in PARTS[1:])
+    found = {part: monitor.history[f"seconds/{part}"][-1] for part in PARTS}
+    assert found == pytest.approx(SECONDS)
+    assert math.isnan(monitor.history["seconds/inverses"][0])
+
+
+def times(*updates, count=ENOUGH):
+    """Times of updates that did what they did `count` times, after a warm-up."""
+    found = UpdateTimes()
+    for _ in range(WARM_UP):
+        found.add(Work(True, True, True), 1e6)
+    for work, seconds in updates * count:
+        found.add(work, seconds)
+    return found
+
+
+def test_parts_that_never_come_apart_are_not_known():
+    found = times((Work(False, False, False), 1.0), (Work(True, True, False), 9.0)).seconds()
+    assert found["gradient_and_step"] == pytest.approx(1.0)
+    assert all(math.isnan(found[part]) for part in PARTS[1:])
+    found = times((Work(True, False, False), 4.0), (Work(True, False, True), 6.0)).seconds()
+    assert found["comparison"] == pytest.approx(2.0)
+    assert math.isnan(found["gradient_and_step"]) and math.isnan(found["factors"])
+
+
+def test_slow_updates_do_not_count_and_differences_are_not_negative():
+    plain, factors = Work(False, False, False), Work(True, False, False)
+    found = times((plain, 2.0), (factors, 1.5))
+    found.start()
+    for _ in range(WARM_UP):
+        found.add(plain, 1e6)  # traced again
+    found.add(plain, 50.0)  # a hiccup
+    found.add(None, 70.0)
+    assert found.seconds()["gradient_and_step"] == pytest.approx(2.0)
+    assert found.seconds()["factors"] == 0.0
+
+
+def test_too_few_updates_give_no_seconds():
+    found = times((Work(False, False, False), 1.0), count=ENOUGH - 1).seconds()
+    assert all(math.isnan(value) for value in found.values())
+
+
+def test_several_steps_in_one_execution_have_no_seconds():
+    monitor = CurvatureMonitor()
+    model = compiled(run_eagerly=False, steps_per_execution=2)
+    fit(model, monitor, batch_size=6, epochs=8)  # the last of three batches is on its own
+    assert monitor.history["update"][:4] == [2, 3, 5, 6]
+    assert len(monitor.history["update"]) == 16
+    assert all(np.isnan(monitor.history[f"seconds/{part}"]).all() for part in PARTS)
+
+
+# TensorBoard
+
+
+def scalars(folder):
+    """Every scalar in the event files of a folder, as (tag, step, value), by step."""
+    found = []
+    for path in sorted(folder.glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                assert value.metadata.plugin_data.plugin_name == "scalars"
+                found.append((value.tag, event.step, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
+def test_tensorboard_shows_the_history(tmp_path):
+    monitor = CurvatureMonitor(tmp_path / "logs", frequency=2)
+    fit(compiled(run_eagerly=False), monitor, epochs=3)
+    found = {}
+    for tag, step, value in scalars(tmp_path / "logs"):
+        found.setdefault(tag, []).append((step, np.float32(value)))
+    history = monitor.history
+    expected = {
+        f"curvature/{name}": list(zip([2, 4, 6, 8, 10, 12], np.float32(history[name]), strict=True))
+        for name in RECORDED
+    }
+    for name, column in history.items():
+        if "/" in name and np.isfinite(column).any():
+            pairs = zip([4, 8, 12], np.float32(column), strict=True)
+            expected[name] = [(step, value) for step, value in pairs if np.isfinite(value)]
+    assert found == expected
+    assert {"condition/first/A", "trace/last/G", "seconds/gradient_and_step"} <= set(found)
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit(compiled(), CurvatureMonitor())
+    assert not list(tmp_path.iterdir())
+
+
+# The figure
+
+
+def rendered(figure):
+    pytest.importorskip("matplotlib")
+    with io.BytesIO() as file:
+        figure.savefig(file, dpi=40)
+        return file.getvalue()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_figure_shows_the_history():
+    pytest.importorskip("matplotlib")
+    monitor = CurvatureMonitor()
+    fit(compiled(tf_kfgn.KFRA(damping_period=2)), monitor, epochs=3)
+    figure, history = monitor.figure(), monitor.history
+    damping, ratio, coefficients, conditions, failures, seconds = figure.get_axes()
+    assert rendered(figure).startswith(b"\x89PNG")
+    [line] = damping.get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), history["update"])
+    np.testing.assert_array_equal(line.get_ydata(), history["damping"])
+    assert damping.get_yscale() == conditions.get_yscale() == "log"
+    labels = ["α", "μ"]
+    assert [line.get_label() for line in coefficients.get_lines()] == labels
+    np.testing.assert_array_equal(coefficients.get_lines()[1].get_ydata(), history["momentum"])
+    drawn = {tuple(line.get_ydata()) for line in conditions.get_lines()}
+    assert drawn == {tuple(history[f"condition/{b}/{f}"]) for b in ("first", "last") for f in "AG"}
+    names = [text.get_text() for part in figure.findobj(match=is_legend) for text in part.texts]
+    assert {"first", "last", "A", "G", "rejected", "not finite", "inversions"} <= set(names)
+    assert len(failures.get_lines()) == 3
+    assert ratio.get_title("left") == "Reduction ratio ρ"
+    assert 1 <= len(seconds.patches) <= len(PARTS)
+
+
+def is_legend(artist):
+    return type(artist).__name__ == "Legend"
+
+
+def made_up(blocks, **columns):
+    """A history of four updates in two epochs."""
+    return {
+        "update": [1, 2, 3, 4],
+        **{name: [0.5] * 4 for name in RECORDED},
+        "epoch": [1, 2],
+        **{f"condition/block_{i}/A": [10.0 + i, math.inf] for i in range(blocks)},
+        **columns,
+    }
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_blocks_have_a_scale_of_colours_instead_of_a_legend():
+    pytest.importorskip("matplotlib")
+    few, many = draw(made_up(MAX_LEGEND)), draw(made_up(100))
+    assert len(few.get_axes()) == 6
+    *_, scale = axes = many.get_axes()
+    assert len(axes) == 7
+    labels = [label.get_text() for label in scale.get_yticklabels()]
+    assert labels[0] == "block_0" and labels[-1] == "block_99" and len(labels) <= MAX_LEGEND
+    legends = [part for part in many.findobj(match=is_legend)]
+    assert not [text for part in legends for text in part.texts if "block" in text.get_text()]
+    assert rendered(few) != rendered(many)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_figure_says_what_was_not_measured():
+    pytest.importorskip("matplotlib")
+    figure = draw(made_up(0, reduction_ratio=[0.0] * 4, damping=[0.0] * 4))
+    assert [text.get_text() for axes in figure.get_axes() for text in axes.texts] == [
+        "not measured"
+    ] * 3
+    assert rendered(figure)
+
+
+def test_ratios_beyond_the_axis_are_marked_at_its_edge():
+    pytest.importorskip("matplotlib")
+    axes = draw(made_up(1, reduction_ratio=[-math.inf, -7.0, 0.5, 30.0])).get_axes()[1]
+    line, below, above, *_ = axes.get_lines()
+    assert line.get_ydata().tolist() == [-1.0, -1.0, 0.5, 2.0]
+    assert (below.get_marker(), below.get_xdata().tolist()) == ("v", [1, 2])
+    assert (above.get_marker(), above.get_xdata().tolist()) == ("^", [4])
+
+
+def test_an_empty_history_is_refused():
+    pytest.importorskip("matplotlib")
+    with pytest.raises(ValueError, match=r"recorded no update.*callbacks="):
+        CurvatureMonitor().figure()
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"needs matplotlib.*tf_kfgn\[examples\]"):
+        CurvatureMonitor().figure()

@@ -1,0 +1,68 @@
+"""What an optimizer's scalars say between two updates, and what the update between them did."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from tf_kfgn.optimizers import GaussNewton, update
+from tf_kfgn.optimizers.state import Memory, Scalars, Settings
+
+
+class Snapshot(NamedTuple):
+    """The scalars of a Gauss-Newton optimizer, as plain numbers.
+
+    Attributes:
+        iteration: Updates so far.
+        scalars: The scalar state.
+    """
+
+    iteration: int
+    scalars: Scalars
+
+    @classmethod
+    def of(cls, optimizer: GaussNewton) -> Snapshot:
+        """Read the scalars, which waits for the device; all 0 before the optimizer is built."""
+        if not optimizer.built:
+            return cls(0, Scalars(*(0 for _ in Scalars._fields)))
+        scalars = Scalars(*(_number(variable) for variable in optimizer._state.scalars))
+        return cls(_number(optimizer.iterations), scalars)
+
+
+class Work(NamedTuple):
+    """Which parts of an update ran, beyond its gradient and step.
+
+    Attributes:
+        factors: Whether new factors were estimated.
+        inverses: Whether the damped factors were inverted.
+        comparison: Whether actual and predicted change were compared.
+    """
+
+    factors: bool
+    inverses: bool
+    comparison: bool
+
+
+def work_between(before: Snapshot, after: Snapshot, settings: Settings) -> Work | None:
+    """What happened between two snapshots, or None if that was not one finite update.
+
+    Args:
+        before: Snapshot before the update.
+        after: Snapshot after it.
+        settings: The optimizer's settings.
+    """
+    old, new = before.scalars, after.scalars
+    if after.iteration != before.iteration + 1 or new.nonfinite_steps > old.nonfinite_steps:
+        return None
+    memory, period = Memory([], [], old), settings.damping_period
+    compared = period is not None and update.comparison_due(memory, period, before.iteration)
+    return Work(
+        factors=bool(update.factors_due(memory, settings, before.iteration)),
+        inverses=new.inverse_age == 1 or new.failed_inversions > old.failed_inversions,
+        comparison=bool(compared),
+    )
+
+
+def _number(variable: Any) -> Any:
+    return tf.convert_to_tensor(variable).numpy().item()
