@@ -320,3 +320,20 @@ def test_sample_weights_reach_the_curvature():
         G = optimizer._state._blocks[0].G.numpy()
         np.testing.assert_allclose(G, (1 if sample_weight is None else 4) * np.eye(2), rtol=1e-6)
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_is_enabled_anew_goes_on_with_its_optimizer():
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    models = []
+    for again in (False, True):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(4, "tanh"), keras.layers.BatchNormalization()]
+        model = keras.Sequential([keras.Input((3,)), *layers, keras.layers.Dense(1)])
+        tf_kfgn.enable_curvature(model).compile(tf_kfgn.KFRA(factor_period=1), "mse")
+        model.train_on_batch(x, x[:, :1])
+        if again:
+            tf_kfgn.enable_curvature(tf_kfgn.disable_curvature(model))
+        model.train_on_batch(x, x[:, :1])
+        models.append(model)
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)

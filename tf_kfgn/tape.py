@@ -145,7 +145,7 @@ class CurvatureTape(tf.GradientTape):
         """
         scale = unit_scale([column]) if self.uses_float16 else None
         if scale is not None:
-            column = tf.cast(tf.cast(column, scale.dtype) * scale, column.dtype)
+            column = tf.cast(column, scale.dtype) * scale
         products = self._transpose_product([outputs], list(targets), [column])
         products = [tf.cast(p, at_least_float32(p.dtype)) for p in products]
         return products if scale is None else [p / tf.cast(scale, p.dtype) for p in products]
@@ -185,37 +185,67 @@ class CurvatureTape(tf.GradientTape):
 
         Returns:
             The derivative of each output along the tangents, in the structure of `outputs`; a
-            single tensor if one output was watched. In float32 where the pass used float16.
+            single tensor if one output was watched. In float32 at least.
 
         Raises:
             ValueError: If the number of tangents is not the number of variables.
         """
+        [product] = self.jvps([tangents], outputs, variables)
+        return product
+
+    def jvps(
+        self,
+        tangents: Sequence[Sequence[tf.Tensor]],
+        outputs: Any = None,
+        variables: Sequence[Any] | None = None,
+    ) -> list[Any]:
+        """Jacobian-vector products of the recorded pass with several vectors; see `jvp`.
+
+        Args:
+            tangents: Vectors as `jvp` takes one.
+            outputs: See `jvp`.
+            variables: See `jvp`.
+
+        Returns:
+            What `jvp` returns, for each vector.
+        """
         variables = self.variables if variables is None else list(variables)
-        tangents = list(tangents)
-        if len(tangents) != len(variables):
-            raise ValueError(
-                f"`tangents` must hold one tensor for each of the {len(variables)} variables "
-                f"{[v.name for v in variables]}, but holds {len(tangents)}."
-            )
+        for vector in tangents:
+            if len(vector) != len(variables):
+                raise ValueError(
+                    f"`tangents` must hold one tensor for each of the {len(variables)} variables "
+                    f"{[v.name for v in variables]}, but holds {len(vector)}."
+                )
         flat = self._outputs() if outputs is None else tf.nest.flatten(outputs)
-        scale = unit_scale(tangents) if self.uses_float16 else None
-        if scale is not None:
-            tangents = [t * tf.cast(scale, t.dtype) for t in tangents]
-        with tf.GradientTape() as outer:
+        with tf.GradientTape(persistent=len(tangents) > 1) as outer:
             cotangents = [tf.zeros_like(output) for output in flat]
             outer.watch(cotangents)
             products = self._transpose_product(flat, variables, cotangents)
+        structure = outputs if outputs is not None else (flat if len(flat) > 1 else flat[0])
+        return [
+            tf.nest.pack_sequence_as(structure, self._transposed(outer, products, cotangents, v))
+            for v in tangents
+        ]
+
+    def _transposed(
+        self,
+        outer: tf.GradientTape,
+        products: list[tf.Tensor],
+        cotangents: list[tf.Tensor],
+        vector: Sequence[tf.Tensor],
+    ) -> list[tf.Tensor]:
+        """The transpose of the map from cotangents to products, times a vector."""
+        scale = unit_scale(vector) if self.uses_float16 else None
+        if scale is not None:
+            vector = [t * tf.cast(scale, t.dtype) for t in vector]
         result = outer.gradient(
             products,
             cotangents,
-            output_gradients=[tf.cast(t, p.dtype) for t, p in zip(tangents, products, strict=True)],
+            output_gradients=[tf.cast(t, p.dtype) for t, p in zip(vector, products, strict=True)],
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        if scale is not None:
-            result = [tf.cast(r, scale.dtype) / scale for r in result]
-        if outputs is not None:
-            return tf.nest.pack_sequence_as(outputs, result)
-        return result[0] if len(result) == 1 else result
+        result = [tf.cast(r, at_least_float32(r.dtype)) for r in result]
+        return result if scale is None else [r / tf.cast(scale, r.dtype) for r in result]
 
     def gauss_newton_vector_product(
         self, vectors: Sequence[tf.Tensor], variables: Sequence[Any] | None = None
@@ -234,13 +264,17 @@ class CurvatureTape(tf.GradientTape):
         """
         variables = self.variables if variables is None else list(variables)
         likelihoods = self.likelihoods
-        outputs = [likelihood.outputs for likelihood in likelihoods]
+        outputs = [likelihood.recorded for likelihood in likelihoods]
         tangents = self.jvp(vectors, outputs, variables)
         curved = [
             likelihood.hessian_product(tangent) / likelihood.batch_size
             for likelihood, tangent in zip(likelihoods, tangents, strict=True)
         ]
-        return self._transpose_product(outputs, variables, curved)
+        scale = unit_scale(curved) if self.uses_float16 else None
+        if scale is None:
+            return self._transpose_product(outputs, variables, curved)
+        products = self._transpose_product(outputs, variables, [c * scale for c in curved])
+        return [product / tf.cast(scale, product.dtype) for product in products]
 
     def _outputs(self) -> list[tf.Tensor]:
         if not self.watched_losses:
@@ -255,6 +289,7 @@ class CurvatureTape(tf.GradientTape):
     ) -> list[tf.Tensor]:
         # Keras' variables have no TensorFlow dtype, which zeros for an unconnected one need.
         values = [v.value if isinstance(v, keras.Variable) else v for v in variables]
+        cotangents = [tf.cast(c, o.dtype) for c, o in zip(cotangents, outputs, strict=True)]
         products = self.gradient(
             outputs,
             values,

@@ -53,6 +53,15 @@ class CurvatureTraining(RecordingCasts, _Mixin):
         with warnings_of(getattr(self, "optimizer", None)):
             return super().fit(*args, **kwargs)
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """Build the optimizer first: a function that creates variables would be traced twice."""
+        optimizer: Any = getattr(self, "optimizer", None)
+        ours = gauss_newton_of(optimizer) is not None or chooses(optimizer)
+        if ours and self.built and not optimizer.built:
+            with self.distribute_strategy.scope():
+                optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def train_step(self, data: Any) -> dict[str, Any]:
         """One update with curvature; with any other optimizer, the step of Keras.
 
@@ -63,8 +72,6 @@ class CurvatureTraining(RecordingCasts, _Mixin):
             The loss, the metrics, `damping` and `step_size`.
         """
         optimizer, several = self.optimizer, chooses(self.optimizer)
-        if several and self.built:
-            optimizer.build(self.trainable_variables)
         gauss_newton = gauss_newton_of(optimizer)
         if gauss_newton is None:
             return super().train_step(data)

@@ -160,6 +160,37 @@ def test_a_float64_model_has_float64_curvature_beside_a_float32_layer(optimizer)
     assert all(t.dtype == tf.float64 for block in optimizer.curvature().values() for t in block)
 
 
+LOSSES = {
+    "mse": (None, keras.utils.to_categorical(Y, 2)),
+    "binary_crossentropy": ("sigmoid", keras.utils.to_categorical(Y, 2)),
+    "sparse_categorical_crossentropy": ("softmax", Y),
+    "poisson": ("exponential", keras.utils.to_categorical(Y, 2)),
+    "huber": (None, keras.utils.to_categorical(Y, 2)),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_outputs_may_be_of_half_precision(optimizer, loss):
+    head, targets = LOSSES[loss]
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("mixed_float16")
+    layers = [keras.layers.Flatten(), keras.layers.Dense(4, "tanh"), keras.layers.Dense(2, head)]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *layers])
+    tf_kfgn.enable_curvature(model)
+    model.compile(optimizer=seeded(optimizer), loss=loss, run_eagerly=True)
+    losses = [model.train_on_batch(X, targets) for _ in range(4)]
+    assert model(X[:1]).dtype == tf.float16
+    assert losses[-1] < losses[0]
+
+
+def test_weights_of_half_precision_are_refused():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, dtype="float16")])
+    tf_kfgn.enable_curvature(model)
+    with pytest.raises(ValueError, match=r"half precision.*kernel.*mixed_float16"):
+        tf_kfgn.KFRA().build(model.trainable_variables)
+
+
 def test_products_with_the_jacobian_neither_vanish_nor_overflow_in_half_precision():
     images = {}
     for policy in ("float32", "mixed_float16"):

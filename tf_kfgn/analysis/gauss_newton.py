@@ -95,9 +95,9 @@ def _matrix_block(tape: CurvatureTape, operations: list[ParametrisedOperation]) 
     for likelihood in tape.likelihoods:
         for index in range(likelihood.num_columns):
             cotangents = tape.gradient(
-                likelihood.outputs,
+                likelihood.recorded,
                 [operation.output for operation in operations],
-                output_gradients=likelihood.column(index),
+                output_gradients=tf.cast(likelihood.column(index), likelihood.recorded.dtype),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
             rows = tf.concat(

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.diagonal import DiagonalBlock
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.layers.parameters import WeightMatrix, mark_of
+from tf_kfgn.layers.parameters import WeightMatrix, mark_of, matrix_of
 
 
 class Layout(NamedTuple):
@@ -42,10 +42,15 @@ class Layout(NamedTuple):
             if isinstance(block, DiagonalBlock)
         ]
 
+    def matrix_of(self, block: KroneckerBlock) -> WeightMatrix:
+        """How operations name a block's matrix now; its model may have been enabled anew."""
+        return matrix_of(self.variables[block.indices[0]]) or block.matrix
+
     @property
     def matrices(self) -> set[WeightMatrix]:
         """The weight matrices of Kronecker blocks."""
-        return {block.matrix for block in self.blocks if isinstance(block, KroneckerBlock)}
+        kronecker = [block for block in self.blocks if isinstance(block, KroneckerBlock)]
+        return {self.matrix_of(block) for block in kronecker}
 
     def trains(self, block: Block) -> bool:
         """Whether some variable of a block is trained now; its layer may have been frozen since."""

@@ -51,7 +51,7 @@ class KFACEstimator(CotangentEstimator):
                 index = output * self.num_samples + sample
                 column = likelihood.sample(fold_in(seed, index))
                 draws.append(
-                    self.curvature_of_column(tape, uses, likelihood.outputs, column, variables)
+                    self.curvature_of_column(tape, uses, likelihood.recorded, column, variables)
                 )
         means = [tf.add_n(parts) / self.num_samples for parts in zip(*draws, strict=True)]
         return means[: len(uses)], means[len(uses) :]

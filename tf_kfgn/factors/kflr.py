@@ -15,7 +15,6 @@ from tf_kfgn.factors.kfac import check_count
 from tf_kfgn.factors.sharing import Approximation
 from tf_kfgn.layers.operation import num_features
 from tf_kfgn.losses import Likelihood, random
-from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.tape import CurvatureTape
 
 MEMORY_LIMIT = 256
@@ -68,7 +67,7 @@ class KFLREstimator(CotangentEstimator):
             def curvature(index: tf.Tensor, columns: Columns = columns) -> list[tf.Tensor]:
                 column = columns.column(index)
                 return self.curvature_of_column(
-                    tape, uses, columns.likelihood.outputs, column, variables
+                    tape, uses, columns.likelihood.recorded, column, variables
                 )
 
             def add_chunk(
@@ -124,11 +123,11 @@ class Columns:
         self.count = size
         if count is not None and count < size:
             self.count = count
-            dtype = at_least_float32(likelihood.outputs.dtype)
+            dtype = likelihood.outputs.dtype
             normal = random.normal((size, count), random.fold_in(seed, size), dtype)
             orthonormal, _ = tf.linalg.qr(normal)
             scale = tf.sqrt(tf.constant(size / count, dtype))
-            self._directions = tf.cast(scale * orthonormal, likelihood.outputs.dtype)
+            self._directions = scale * orthonormal
 
     def column(self, index: tf.Tensor) -> tf.Tensor:
         """Column `index`, shaped like the outputs, with random signs of the examples.

@@ -65,7 +65,7 @@ class KFRAEstimator(FactorEstimator):
         diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
         for output, likelihood in enumerate(tape.likelihoods if variables else []):
             sample = likelihood.sample(fold_in(seed, output))
-            gradients = tape.cotangents(likelihood.outputs, sample, variables)
+            gradients = tape.cotangents(likelihood.recorded, sample, variables)
             diagonals = [
                 total + squared_gradient(gradient, likelihood.outputs)
                 for total, gradient in zip(diagonals, gradients, strict=True)
@@ -106,11 +106,11 @@ class _Sweep:
     def factors(self) -> list[tf.Tensor]:
         """G of each matrix."""
         for likelihood in self._tape.likelihoods:
-            if id(likelihood.outputs) in self._needed:
-                dtype = at_least_float32(likelihood.outputs.dtype)
+            if id(likelihood.recorded) in self._needed:
+                dtype = likelihood.outputs.dtype
                 self._estimator.check_memory("the outputs", likelihood.num_columns, dtype)
                 hessian = tf.cast(likelihood.mean_hessian(), dtype)
-                self._cut.add(likelihood.outputs, hessian)
+                self._cut.add(likelihood.recorded, hessian)
         for operation in reversed(self._tape.operations):
             if not self._waiting:
                 break
@@ -186,7 +186,7 @@ class _Sweep:
 
     def _ends(self) -> list[tf.Tensor]:
         inputs = [tensor for operation in self._tape.operations for tensor in operation.inputs]
-        return inputs + [likelihood.outputs for likelihood in self._tape.likelihoods]
+        return inputs + [likelihood.recorded for likelihood in self._tape.likelihoods]
 
     def _behind(self, tensors: list[tf.Tensor]) -> list[str]:
         """Names of the layers with trained weights that some of the tensors depend on."""

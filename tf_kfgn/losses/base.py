@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from tf_kfgn.losses.precision import at_least_float32
+
 
 class Likelihood(abc.ABC):
     """The curvature of one loss at one output of the model.
@@ -24,8 +26,9 @@ class Likelihood(abc.ABC):
     while products and means follow its sign.
 
     Attributes:
-        outputs: The tensor at which the curvature is taken: logits, or the predictions of a
+        outputs: Where the curvature is taken, in float32 at least: logits, or the predictions of a
             squared error. Has shape `(batch_size, *positions, *features)`.
+        recorded: The tensor of the recorded pass that `outputs` are the values of.
         weights: The weight of each row in the per-example loss. Has shape
             `(batch_size, *positions)`: its rank says which axes of the outputs are positions.
         functions: The Keras loss functions of this likelihood.
@@ -39,8 +42,9 @@ class Likelihood(abc.ABC):
 
     def __init__(self, outputs: tf.Tensor, weights: tf.Tensor) -> None:
         """Hold the outputs and their weights."""
-        self.outputs = outputs
-        self.weights = tf.cast(weights, outputs.dtype)
+        self.recorded = outputs
+        self.outputs = tf.cast(outputs, at_least_float32(outputs.dtype))
+        self.weights = tf.cast(weights, self.outputs.dtype)
 
     @abc.abstractmethod
     def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:

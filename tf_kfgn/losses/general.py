@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
-from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.losses.row_losses import RowLosses
 
 
@@ -32,7 +31,7 @@ class General(Likelihood):
             ValueError: If the rows are too wide for a dense Hessian.
         """
         super().__init__(outputs, weights)
-        hessians = tf.cast(losses.hessians(), at_least_float32(outputs.dtype))
+        hessians = tf.cast(losses.hessians(), self.outputs.dtype)
         self._hessians, self._roots = clip_eigenvalues(hessians)
 
     def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:

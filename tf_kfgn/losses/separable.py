@@ -37,7 +37,7 @@ class Separable(Diagonal):
             losses: The losses of the rows at these outputs, unweighted.
         """
         super().__init__(outputs, weights)
-        self._diagonal = tf.cast(tf.maximum(losses.diagonal(), 0), outputs.dtype)
+        self._diagonal = tf.cast(tf.maximum(losses.diagonal(), 0), self.outputs.dtype)
 
     def diagonal(self) -> tf.Tensor:
         """See `Diagonal.diagonal`."""

@@ -25,7 +25,7 @@ import tensorflow as tf
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.blocks.parameters import Layout
+from tf_kfgn.blocks.parameters import Layout, path_of
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation, Sharing
 from tf_kfgn.optimizers import replicas, saved_state, update
@@ -182,10 +182,17 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             variables: The trainable variables of the model.
 
         Raises:
-            ValueError: If some variable belongs to no block.
+            ValueError: If some variable belongs to no block, or is of half precision.
         """
         if self.built:
             return
+        half = [path_of(v) for v in variables if tf.as_dtype(v.dtype).size < 4]
+        if half:
+            raise ValueError(
+                f"These weights are of half precision, in which no curvature can be kept: {half}. "
+                "Use the dtype policy 'mixed_float16' or 'mixed_bfloat16', whose weights are "
+                "float32."
+            )
         super().build(variables)
         self._state = StateVariables(
             self,
@@ -456,8 +463,8 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
             if not isinstance(block, KroneckerBlock):
                 diagonal = next(diagonals)
                 new = (diagonal,) if layout.trains(block) else average
-            elif block.matrix in found.factors:
-                new = found.factors[block.matrix]
+            elif (matrix := layout.matrix_of(block)) in found.factors:
+                new = found.factors[matrix]
             elif layout.trains(block):
                 missing.append(block.name)
             # A layer may be of a lower precision than the model.

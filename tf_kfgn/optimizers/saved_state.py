@@ -52,9 +52,9 @@ def load(
     shaped, scalars = named_variables(optimizer, state)
     found = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
     if all(name.isdecimal() for name in found):  # Keras' own names
+        reason = "it is that of another kind of optimizer" if found else "there is none"
         warnings.warn(
-            f"Skipping the state of the optimizer in the file for {optimizer.name!r}: it is that "
-            "of another kind of optimizer.",
+            f"Skipping the state of the optimizer in the file for {optimizer.name!r}: {reason}.",
             stacklevel=2,
         )
         return

@@ -176,7 +176,10 @@ class StateVariables:
         self._accumulated: Accumulated | tuple[()] = ()
         if optimizer.gradient_accumulation_steps:
             totals = [
-                tuple(add(f"{block.name}_total", tuple(v.shape), "zeros") for v in averages)
+                tuple(
+                    add(f"{block.name}_{slot.name}_total".replace("/", "_"), slot.shape, "zeros")
+                    for slot, _ in zip(block.slots, averages, strict=False)
+                )
                 for block, averages in zip(
                     layout.blocks, estimates(layout.blocks, self._blocks), strict=True
                 )

@@ -55,8 +55,8 @@ def quadratic_model(
         ridges: τ + η for each variable.
     """
     likelihoods = tape.likelihoods
-    outputs = [likelihood.outputs for likelihood in likelihoods]
-    images = [tape.jvp(direction, outputs, variables) for direction in directions]
+    outputs = [likelihood.recorded for likelihood in likelihoods]
+    images = tape.jvps(directions, outputs, variables)
     curved = [
         [
             likelihood.hessian_product(image) / likelihood.batch_size

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import tensorflow as tf
+
 from tf_kfgn.optimizers.wrapped import gauss_newton_of
 
 _LOGGER = logging.getLogger("tf_kfgn")
@@ -57,4 +59,4 @@ def _counts(optimizer: Any) -> tuple[int, int, int]:
     if found is None or not found.built:
         return 0, 0, 0
     counters = (found.iterations, found.nonfinite_steps, found.failed_inversions)
-    return tuple(int(counter) for counter in counters)  # type: ignore[return-value]
+    return tuple(int(tf.convert_to_tensor(counter)) for counter in counters)  # type: ignore[return-value]
