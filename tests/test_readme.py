@@ -16,7 +16,9 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     x = generator.uniform(size=(100, 784)).astype("float32")
     names = {"x": x, "y": generator.integers(10, size=100)}
-    fit, summary, loop, look = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    fit, summary, loop, look, watch, serve = re.findall(
+        r"```python\n(.*?)```", README.read_text(), re.DOTALL
+    )
 
     exec(fit, names)
     assert (tmp_path / "model.keras").is_file()
@@ -25,6 +27,14 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
     assert history["loss"][-1] < history["loss"][0]
 
     exec(summary, names)
+    exec(watch, names)
+    assert (tmp_path / "curvature.png").is_file()
+    assert any((tmp_path / "logs").iterdir())
+    exec(serve, names)
+    np.testing.assert_allclose(names["predictions"], names["model"](x), rtol=1e-3, atol=1e-4)
+    assert {"loss", "accuracy", "damping", "step_size"} == set(names["logs"])
+    assert (tmp_path / "checkpoint.index").is_file()
+
     exec(loop, names)
     targets = np.eye(10, dtype="float32")[names["y"]]
     losses = [float(names["train_step"](x, targets)) for _ in range(6)]

@@ -59,7 +59,8 @@ def disable_curvature(model: keras.Model) -> keras.Model:
     """Give a model and its layers their stock Keras classes back, in place.
 
     A model of a class that was itself derived from `tf_kfgn.Model` keeps its class; its layers
-    record no longer.
+    record no longer. The optimizer stays, and a file names it: compile with another one, or load
+    the file with `compile=False`, where tf_kfgn is not installed.
 
     Args:
         model: A Keras model.

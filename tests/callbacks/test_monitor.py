@@ -139,12 +139,16 @@ def test_several_fits_go_on_and_another_optimizer_starts_anew():
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"run_eagerly": False}, {"run_eagerly": False, "jit_compile": True}],
-    ids=["eagerly", "graph", "XLA"],
+    ("optimizer", "settings"),
+    [
+        (tf_kfgn.KFLR, {}),
+        (tf_kfgn.KFAC, {"run_eagerly": False}),
+        (tf_kfgn.KFRA, {"run_eagerly": False, "jit_compile": True}),
+    ],
+    ids=["KFLR eagerly", "KFAC in a graph", "KFRA by XLA"],
 )
-def test_training_is_bitwise_the_same(settings, tmp_path):
-    model = compiled(**settings)
+def test_training_is_bitwise_the_same(optimizer, settings, tmp_path):
+    model = compiled(optimizer(), **settings)
     model.optimizer.build(model.trainable_variables)
     variables = model.variables + model.optimizer.variables
     start = [variable.numpy() for variable in variables]
