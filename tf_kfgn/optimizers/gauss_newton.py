@@ -25,21 +25,20 @@ import tensorflow as tf
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.blocks.parameters import Layout, path_of
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation, Sharing
-from tf_kfgn.optimizers import replicas, saved_state, update
+from tf_kfgn.optimizers import replicas, update
 from tf_kfgn.optimizers.accumulation import Accumulated
-from tf_kfgn.optimizers.checks import POSITIVE, check_number
 from tf_kfgn.optimizers.recorded_pass import active_pass, recorded_pass
-from tf_kfgn.optimizers.state import Settings, StateVariables
+from tf_kfgn.optimizers.state import Settings
+from tf_kfgn.optimizers.stateful import Stateful
 from tf_kfgn.tape import CurvatureTape
 
 # A Cholesky inverse of 4096 rows takes seconds on a CPU, and its state 64 MiB.
 MAX_FACTOR_SIZE = 4096
 
 
-class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
+class GaussNewton(Stateful, abc.ABC):
     """Base class of the Kronecker-factored optimizers.
 
     Args:
@@ -173,108 +172,6 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
         """Rows of a Kronecker factor above which only its diagonal is kept."""
         return self._settings.max_factor_size
 
-    # State
-
-    def build(self, variables: list[Any]) -> None:
-        """Create the state, block by block, from the marks that recording layers left.
-
-        Args:
-            variables: The trainable variables of the model.
-
-        Raises:
-            ValueError: If some variable belongs to no block, or is of half precision.
-        """
-        if self.built:
-            return
-        half = [path_of(v) for v in variables if tf.as_dtype(v.dtype).size < 4]
-        if half:
-            raise ValueError(
-                f"These weights are of half precision, in which no curvature can be kept: {half}. "
-                "Use the dtype policy 'mixed_float16' or 'mixed_bfloat16', whose weights are "
-                "float32."
-            )
-        super().build(variables)
-        self._state = StateVariables(
-            self,
-            Layout.of(variables, self._settings.max_factor_size),
-            self._settings.initial_damping,
-        )
-
-    @property
-    def damping(self) -> Any:
-        """τ for the next update, a scalar variable; assign a number to change it.
-
-        Raises:
-            ValueError: If the optimizer has not been built.
-        """
-        return self._scalar("damping")
-
-    @damping.setter
-    def damping(self, value: float) -> None:
-        check_number("damping", value, POSITIVE, optional=False)
-        self._scalar("damping").assign(value)
-
-    @property
-    def step_size(self) -> Any:
-        """α of the last update, a scalar variable."""
-        return self._scalar("step_size")
-
-    @property
-    def momentum(self) -> Any:
-        """μ of the last update, a scalar variable."""
-        return self._scalar("momentum")
-
-    @property
-    def reduction_ratio(self) -> Any:
-        """ρ when it was last measured, a scalar variable."""
-        return self._scalar("reduction_ratio")
-
-    @property
-    def rejected_steps(self) -> Any:
-        """Updates that left the weights as they were, a scalar variable."""
-        return self._scalar("rejected_steps")
-
-    @property
-    def nonfinite_steps(self) -> Any:
-        """Rejected steps that were not finite, or led to an objective that was not, a scalar."""
-        return self._scalar("nonfinite_steps")
-
-    @property
-    def failed_inversions(self) -> Any:
-        """Blocks that kept their last good inverse, summed over updates, a scalar variable."""
-        return self._scalar("failed_inversions")
-
-    def _scalar(self, name: str) -> Any:
-        if not self.built:
-            raise ValueError(
-                f"`{name}` exists once the optimizer is built: after the first step of fit(), or "
-                "optimizer.build(model.trainable_variables)."
-            )
-        return getattr(self._state.scalars, name)
-
-    def curvature(self) -> dict[str, tuple[tf.Tensor, ...]]:
-        """The moving averages of every block, by its name; a second one of a name is `name#2`.
-
-        Returns:
-            `(A, G)` for a weight matrix, each of shape `([groups,] d, d)`, or `([groups,] d, 1)`
-            where only its diagonal is kept; `(diagonal,)`, shaped like the variable, for any other.
-
-        Raises:
-            ValueError: If the optimizer has not been built.
-        """
-        self._scalar("damping")
-        layout = self._state.layout
-        averages = collection.estimates(layout.blocks, self._state.recall().blocks)
-        named: dict[str, tuple[tf.Tensor, ...]] = {}
-        for block, average in zip(layout.blocks, averages, strict=True):
-            again = sum(name.split("#")[0] == block.name for name in named)
-            named[f"{block.name}#{again + 1}" if again else block.name] = average
-        return named
-
-    def progress(self) -> dict[str, tf.Tensor]:
-        """What a progress bar shows: `damping` and `step_size`."""
-        return {name: tf.convert_to_tensor(self._scalar(name)) for name in ("damping", "step_size")}
-
     def get_config(self) -> dict[str, Any]:
         """The constructor arguments."""
         schedule = self._settings.schedule
@@ -298,24 +195,6 @@ class GaussNewton(keras.optimizers.Optimizer, abc.ABC):
                 config["damping"], custom_objects=custom_objects
             )
         return super().from_config(config, custom_objects=custom_objects)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Write the state into a file's store; Keras calls this."""
-        if self.built:
-            saved_state.save(self, self._state, store)
-        else:
-            super().save_own_variables(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Read the state from a file's store; Keras calls this.
-
-        Raises:
-            ValueError: If it is that of another model; nothing of it is loaded then.
-        """
-        if self.built:
-            saved_state.load(self, self._state, store)
-        else:
-            super().load_own_variables(store)  # warns
 
     # One update
 
