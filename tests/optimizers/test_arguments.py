@@ -82,3 +82,12 @@ def test_strings_find_the_optimizers_that_are_imported():
     assert isinstance(
         keras.optimizers.deserialize({"class_name": "tf_kfgn>KFRA", "config": {}}), tf_kfgn.KFRA
     )
+
+
+def test_a_damping_that_follows_a_schedule_cannot_be_set():
+    optimizer = tf_kfgn.KFRA(damping=keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5))
+    dense = tf_kfgn.layers.Dense(2)
+    dense.build((None, 3))
+    optimizer.build(dense.trainable_variables)
+    with pytest.raises(TypeError, match=r"follows a schedule.*Pass a number"):
+        optimizer.damping = 0.5

@@ -279,7 +279,8 @@ class GaussNewton(Stateful, abc.ABC):
         tape, objective, loss, refreshed, own_gradient = active_pass()
         settings, layout = self._settings, self._state.layout
         gradient = self._whole_gradient(zip(grads, trainable_variables, strict=True))
-        memory = update.without_frozen_steps(self._state.recall(), layout)
+        memory = self._state.recall()
+        moved_now = {self._get_variable_index(variable) for variable in trainable_variables}
         iteration = tf.cast(self.iterations, tf.int64)
         if tape is None:
             self._require_curvature()
@@ -291,6 +292,7 @@ class GaussNewton(Stateful, abc.ABC):
             learning_rate,
             tape,
             None if own_gradient is None else self._whole_gradient(own_gradient),
+            moving=[index in moved_now for index in range(len(layout.variables))],
         )
 
         old = [tf.convert_to_tensor(variable) for variable in layout.variables]

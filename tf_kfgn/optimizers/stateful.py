@@ -51,11 +51,17 @@ class Stateful(keras.optimizers.Optimizer):
 
         Raises:
             ValueError: If the optimizer has not been built.
+            TypeError: If a number is assigned while the damping follows a schedule.
         """
         return self._scalar("damping")
 
     @damping.setter
     def damping(self, value: float) -> None:
+        if self._settings.schedule is not None:
+            raise TypeError(
+                "The damping of this optimizer follows a schedule, so it cannot be set. Pass a "
+                "number as `damping` to the constructor if you want to set it."
+            )
         check_number("damping", value, POSITIVE, optional=False)
         self._scalar("damping").assign(value)
 

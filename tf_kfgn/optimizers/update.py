@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -44,13 +44,9 @@ class Proposal(NamedTuple):
         return tf.reduce_all([is_finite(piece) for piece in self.step])
 
 
-def without_frozen_steps(memory: Memory, layout: Layout) -> Memory:
-    """Let the momentum forget variables that are not trained any more."""
-    previous = [
-        step if variable.trainable else tf.zeros_like(step)
-        for step, variable in zip(memory.previous_step, layout.variables, strict=True)
-    ]
-    return memory._replace(previous_step=previous)
+def only(moving: Sequence[bool], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The tensors of variables that this update moves, and zeros for the others."""
+    return [t if moves else tf.zeros_like(t) for t, moves in zip(tensors, moving, strict=True)]
 
 
 def with_initial_damping(
@@ -60,6 +56,7 @@ def with_initial_damping(
     scalars = memory.scalars
     if settings.schedule is not None:
         scheduled = tf.cast(settings.schedule(iteration), scalars.damping.dtype)
+        scheduled = tf.maximum(scheduled, tf.cast(settings.min_damping or 0.0, scheduled.dtype))
         return memory._replace(scalars=scalars._replace(damping=scheduled))
     zero = tf.zeros_like(scalars.damping)
 
@@ -161,6 +158,8 @@ def propose(
     learning_rate: tf.Tensor,
     tape: CurvatureTape | None,
     own_gradient: list[tf.Tensor] | None = None,
+    *,
+    moving: Sequence[bool],
 ) -> Proposal:
     """Combine the preconditioned gradient and the previous step.
 
@@ -173,12 +172,13 @@ def propose(
         tape: The recorded pass, or None: then α is the last one and an adaptive μ is 0.
         own_gradient: Gradient of the objective of the recorded batch, which the change is
             predicted for, if that is not g.
+        moving: Whether each variable moves: not if it is frozen, or without a gradient.
     """
-    scalars, previous = memory.scalars, memory.previous_step
+    scalars, previous = memory.scalars, only(moving, memory.previous_step)
     dtype = scalars.damping.dtype
     learning_rate = tf.cast(learning_rate, dtype)
     preconditioned = collection.precondition(layout.blocks, memory.blocks, gradient)
-    direction = [-tensor for tensor in preconditioned]
+    direction = only(moving, [-tensor for tensor in preconditioned])
     if tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
         coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
