@@ -23,10 +23,10 @@ demo: $(VENV)/.examples  ## train the autoencoder example on curves; results go 
 	$(VENV)/bin/python examples/autoencoder.py --dataset curves --out demo
 
 test: $(VENV)/.test $(VENV)/.examples  ## run the tests
-	$(VENV)/bin/python -m pytest -n 2
+	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-oldest: $(OLDEST)/.oldest  ## run the tests with the oldest supported requirements (Python < 3.13)
-	$(OLDEST)/bin/python -m pytest -n 2
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.dev  ## check style, formatting and types
 	$(VENV)/bin/ruff check

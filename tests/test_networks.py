@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import NETWORKS
 
 import tf_kfgn
@@ -14,11 +15,11 @@ METHODS = {
     "kfra": lambda: tf_kfgn.KFRA(max_factor_size=256),
     "kflr": lambda: tf_kfgn.KFLR(max_factor_size=256, num_columns=4),
 }
+# Each takes seconds to trace: KFAC, which goes the way of KFLR, only where KFRA does not go.
 RUNS = [
     (name, method)
     for name, network in NETWORKS.items()
-    for method in METHODS
-    if method == "kfac" or network.recursive or (name == "subclassed" and method == "kflr")
+    for method in (("kfra", "kflr") if network.recursive else ("kfac",))
 ]
 
 
@@ -36,6 +37,16 @@ def outputs(model, network):
     return [np.array(leaf) for leaf in keras.tree.flatten(model(network.x, training=False))]
 
 
+@pytest.fixture
+def _no_graph_optimizer():
+    """TensorFlow's takes longer for a deep network than its ten steps do without."""
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False, **before})
+
+
+@pytest.mark.usefixtures("_no_graph_optimizer")
 @pytest.mark.parametrize(("name", "method"), RUNS, ids=["-".join(run) for run in RUNS])
 def test_ten_steps_lower_the_loss(name, method):
     network = NETWORKS[name]
