@@ -95,7 +95,8 @@ FEATURES = {
     "outputs in float16": _PRECISION + "the_outputs_may_be_of_half_precision",
     "float64 models": _PRECISION + "a_float64_model_has_float64_curvature_beside_a_float32_layer",
     "`.keras`": "test_saving.py::test_five_and_five_updates_through_a_file_are_ten",
-    "`.weights.h5`": (
+    "`.weights.h5`": "test_files.py::test_one_of_ours_takes_over_the_state_of_another",
+    "files of another architecture are refused": (
         "test_files.py::test_weights_of_another_architecture_are_refused_with_both_shapes"
     ),
     "`tf.train.CheckpointManager`": "test_files.py::test_a_checkpoint_manager_rotates_and_restores",
