@@ -16,7 +16,7 @@ from tf_kfgn.layers.recording import RecordingCasts
 from tf_kfgn.layers.swapping import start_recording
 from tf_kfgn.optimizers import gauss_newton_of, recorded_pass
 from tf_kfgn.optimizers.troubles import warnings_of
-from tf_kfgn.optimizers.wrapped import chooses, gauss_newtons_in
+from tf_kfgn.optimizers.wrapped import build_once, chooses, gauss_newtons_in
 from tf_kfgn.tape import CurvatureTape, active_tape
 
 if TYPE_CHECKING:
@@ -57,9 +57,9 @@ class CurvatureTraining(RecordingCasts, _Mixin):
         """Build the optimizer first: a function that creates variables would be traced twice."""
         optimizer: Any = getattr(self, "optimizer", None)
         ours = gauss_newton_of(optimizer) is not None or chooses(optimizer)
-        if ours and self.built and not optimizer.built:
+        if ours and self.built:
             with self.distribute_strategy.scope():
-                optimizer.build(self.trainable_variables)
+                build_once(optimizer, self.trainable_variables)
         return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class CurvatureTraining(RecordingCasts, _Mixin):
             return tape.loss_of(outputs) + extra
 
         if several:  # another one may move weights first
-            optimizer.build(self.trainable_variables)
+            build_once(optimizer, self.trainable_variables)
             for one in gauss_newtons_in(optimizer):
                 if one.built:  # it was given some variables
                     one.refresh_curvature(tape)

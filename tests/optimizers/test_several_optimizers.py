@@ -136,3 +136,14 @@ def test_only_other_optimizers_train_as_in_keras():
     assert "damping" not in model.train_on_batch(x, y, return_dict=True)
     plain.train_on_batch(x, y)
     np.testing.assert_array_equal(model.get_weights()[0], plain.get_weights()[0])
+
+
+def test_a_loss_scale_around_several_optimizers_is_built_once():
+    several, ours = joined(tf_kfgn.KFRA)
+    scaled = keras.optimizers.LossScaleOptimizer(several)
+    model = compiled(scaled, run_eagerly=False, jit_compile=False)
+    losses = model.fit(TOKENS, Y, batch_size=16, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+    names = [variable.path for variable in scaled._variables]
+    assert len([name for name in names if "dynamic_scale" in name]) == 1
+    assert int(ours.iterations) == 8

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.callbacks import backup_file
+from tf_kfgn.optimizers.wrapped import build_once
 
 _LOGGER = logging.getLogger("tf_kfgn")
 _NAME = re.compile(r"epoch-(\d+)\.npz")
@@ -148,8 +149,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         optimizer = self.model.optimizer
         if optimizer is None:
             return list(self.model.variables)
-        if not optimizer.built:
-            optimizer.build(self.model.trainable_variables)
+        build_once(optimizer, self.model.trainable_variables)
         return [*self.model.variables, *optimizer.variables]
 
     def _backups(self) -> list[Path]:

@@ -15,6 +15,7 @@ from tf_kfgn.exporting.checkpoint import named_variables, restore_function, save
 from tf_kfgn.exporting.directory import written_whole
 from tf_kfgn.exporting.specs import input_specs, named_tensors, specs_of
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
+from tf_kfgn.optimizers.wrapped import build_once
 
 PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 
@@ -158,8 +159,7 @@ def _built_optimizer(model: Any) -> GaussNewton:
             f"Model {model.name!r} trains on several replicas, which one SavedModel cannot. Save "
             "it, and load it outside of the strategy."
         )
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
+    build_once(model.optimizer, model.trainable_variables)
     return optimizer
 
 

@@ -39,9 +39,7 @@ class Accumulated(NamedTuple):
         def added() -> Accumulated:
             new = [tuple(block) for block in estimate()]
             finite = tf.reduce_all([is_finite(tensor) for tensor in tf.nest.flatten(new)])
-            totals = tf.nest.map_structure(
-                lambda total, value: total + tf.cast(value, total.dtype), self.totals, new
-            )
+            totals = tf.nest.map_structure(tf.add, self.totals, new)
             return tf.cond(finite, lambda: Accumulated(totals, self.batches + 1), lambda: self)
 
         return tf.cond(due, added, lambda: self)

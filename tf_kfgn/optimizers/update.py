@@ -20,7 +20,7 @@ from tf_kfgn.optimizers.damping import (
     adapted,
     reduction_ratio,
 )
-from tf_kfgn.optimizers.state import Memory, Settings
+from tf_kfgn.optimizers.state import Memory, Scalars, Settings
 from tf_kfgn.optimizers.step_size import minimise, quadratic_model, slopes
 from tf_kfgn.tape import CurvatureTape
 
@@ -56,7 +56,7 @@ def with_initial_damping(
     scalars = memory.scalars
     if settings.schedule is not None:
         scheduled = tf.cast(settings.schedule(iteration), scalars.damping.dtype)
-        scheduled = tf.maximum(scheduled, tf.cast(settings.min_damping or 0.0, scheduled.dtype))
+        scheduled = tf.maximum(scheduled, damping_floor(scalars, settings))
         return memory._replace(scalars=scalars._replace(damping=scheduled))
     zero = tf.zeros_like(scalars.damping)
 
@@ -73,6 +73,15 @@ def with_initial_damping(
             damping=tf.where(unset, chosen, scalars.damping),
         )
     )
+
+
+def damping_floor(scalars: Scalars, settings: Settings) -> tf.Tensor:
+    """The least τ that is allowed."""
+    if settings.min_damping is not None:
+        return tf.constant(settings.min_damping, scalars.damping.dtype)
+    if settings.schedule is not None:
+        return tf.zeros_like(scalars.damping)
+    return MIN_DAMPING * scalars.initial_damping
 
 
 def factors_due(memory: Memory, settings: Settings, iteration: tf.Tensor) -> tf.Tensor:
@@ -255,13 +264,10 @@ def with_step(
     """
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
-    floor = settings.min_damping
-    if floor is None:
-        floor = 0.0 if settings.schedule is not None else MIN_DAMPING * scalars.initial_damping
     return memory._replace(
         previous_step=choose(taken, proposal.step, memory.previous_step),
         scalars=scalars._replace(
-            damping=tf.maximum(scalars.damping, tf.cast(floor, scalars.damping.dtype)),
+            damping=tf.maximum(scalars.damping, damping_floor(scalars, settings)),
             step_size=tf.where(taken, alpha, scalars.step_size),
             momentum=tf.where(taken, mu, scalars.momentum),
             rejected_steps=scalars.rejected_steps + tf.cast(~taken, tf.int64),

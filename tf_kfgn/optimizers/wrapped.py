@@ -35,6 +35,12 @@ def inner_optimizers(optimizer: Any) -> list[Any]:
     return list(getattr(optimizer, "optimizers", ()))  # a MultiOptimizer, of newer Keras only
 
 
+def build_once(optimizer: Any, variables: list[Any]) -> None:
+    """Build an optimizer, unless it is built: a `LossScaleOptimizer` would add its state again."""
+    if not optimizer.built:
+        optimizer.build(variables)
+
+
 def chooses(optimizer: Any) -> bool:
     """Whether an optimizer gives each variable to one of several others.
 
