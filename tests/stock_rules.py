@@ -14,7 +14,7 @@ import tensorflow as tf
 from recording import MODES, compiled
 
 import tf_kfgn
-from tf_kfgn.factors.cut import Cut
+from tf_kfgn.factors.live_averages import Cut
 
 N = 5
 

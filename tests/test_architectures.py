@@ -14,9 +14,9 @@ from recording import SEED
 
 import tf_kfgn
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
-from tf_kfgn.layers.operation import LinearOperation
-from tf_kfgn.layers.parameters import matrix_of
-from tf_kfgn.layers.swapping import recordable_layers
+from tf_kfgn.layers.parts import recordable_layers
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.marks import matrix_of
 
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-9}
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from elsewhere import run_elsewhere
 
 import tf_kfgn
-from tf_kfgn.exporting.directory import written_whole
+from tf_kfgn.numerics.files import written_whole
 
 SETTINGS = {"factor_period": 2, "inverse_period": 3, "damping_period": 2}
 SIZES = [16, 16, 12, 16, 12]

@@ -14,8 +14,8 @@ from typing import Any
 import keras
 from keras.src.models.functional import Functional as KerasFunctional
 
-from tf_kfgn.layers.parameters import matrix_of
-from tf_kfgn.layers.swapping import start_recording, stop_recording
+from tf_kfgn.layers.parts import start_recording, stop_recording
+from tf_kfgn.operations.marks import matrix_of
 from tf_kfgn.training import CurvatureTraining, Functional, Sequential
 
 _TRAINING_CLASSES: dict[type, type] = {KerasFunctional: Functional, keras.Sequential: Sequential}

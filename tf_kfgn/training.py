@@ -12,12 +12,13 @@ import tensorflow as tf
 from keras.src.models.functional import Functional as KerasFunctional
 from keras.src.models.model import functional_init_arguments
 
+from tf_kfgn.layers.parts import start_recording
 from tf_kfgn.layers.recording import RecordingCasts
-from tf_kfgn.layers.swapping import start_recording
 from tf_kfgn.optimizers import gauss_newton_of, recorded_pass
-from tf_kfgn.optimizers.troubles import warnings_of
-from tf_kfgn.optimizers.wrapped import build_once, chooses, gauss_newtons_in
-from tf_kfgn.tape import CurvatureTape, active_tape
+from tf_kfgn.optimizers.failure_log import warnings_of
+from tf_kfgn.optimizers.wrapping import build_once, chooses, gauss_newtons_in
+from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 if TYPE_CHECKING:
     from keras import Model as _Mixin

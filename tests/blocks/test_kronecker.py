@@ -9,7 +9,7 @@ from brute_force import allclose, damped_factors, positive, wrong
 
 from tf_kfgn.blocks import collection, factor, kronecker
 from tf_kfgn.blocks.kronecker import KroneckerBlock, KroneckerState
-from tf_kfgn.layers.parameters import WeightMatrix
+from tf_kfgn.operations.weight_matrix import WeightMatrix
 
 IN, OUT = 4, 3
 TAU = tf.constant(0.1, tf.float64)

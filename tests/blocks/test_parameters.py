@@ -12,8 +12,9 @@ import tf_kfgn
 from tf_kfgn import layers
 from tf_kfgn.blocks.diagonal import DiagonalBlock
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.blocks.parameters import Layout, find_blocks, l2_coefficient
-from tf_kfgn.layers.parameters import AxisOrder, WeightMatrix, mark_diagonal, mark_of, remove_marks
+from tf_kfgn.blocks.layout import Layout, find_blocks, l2_coefficient
+from tf_kfgn.operations.marks import mark_diagonal, mark_of, remove_marks
+from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
 
 
 def built(layer, width=4):

@@ -14,10 +14,12 @@ from recording import SEED
 import tf_kfgn
 from tf_kfgn import layers
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
-from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
-from tf_kfgn.layers.parameters import matrix_of
-from tf_kfgn.layers.parametrised import ParametrisedOperation
-from tf_kfgn.replay import make_repeatable
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.marks import matrix_of
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.parametrised import ParametrisedOperation
+from tf_kfgn.recording.replay import make_repeatable
 
 N = 3
 GENERATOR = np.random.default_rng(5)

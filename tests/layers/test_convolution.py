@@ -14,7 +14,8 @@ from recording import MODES, compiled
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.layers.parameters import AxisOrder, matrix_of
+from tf_kfgn.operations.marks import matrix_of
+from tf_kfgn.operations.weight_matrix import AxisOrder
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())

@@ -13,7 +13,7 @@ from recording import factors_of, record
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
-from tf_kfgn.layers.parameters import matrix_of
+from tf_kfgn.operations.marks import matrix_of
 
 L = keras.layers
 

@@ -16,8 +16,8 @@ import tf_kfgn
 from tf_kfgn import layers
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
 from tf_kfgn.layers.einsum import EinsumOperation, Letters
-from tf_kfgn.layers.operation import LinearOperation
-from tf_kfgn.layers.parameters import matrix_of
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.marks import matrix_of
 
 N = 5
 # equation, output_shape, bias_axes, shape of an example; shape of the matrix, shared positions

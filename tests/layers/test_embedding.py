@@ -12,7 +12,7 @@ from recording import MODES, SEED, compiled
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.blocks.parameters import find_blocks
+from tf_kfgn.blocks.layout import find_blocks
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
 from tf_kfgn.factors.sharing import Expand, Reduce
 from tf_kfgn.layers.embedding import EmbeddingOperation

@@ -21,7 +21,9 @@ from stock_rules import (
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
 
 LINEAR, ELEMENTWISE, GENERAL = [LinearOperation], [ElementwiseOperation], [Operation]
 SAME = [(2, 3), (2, 3)]

@@ -16,7 +16,7 @@ from stock_rules import check_bitwise, check_rules, check_saving, normal, record
 import tf_kfgn
 from tf_kfgn import layers
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
-from tf_kfgn.layers.operation import LinearOperation
+from tf_kfgn.operations.linear import LinearOperation
 
 X = np.random.default_rng(0).normal(size=(6, 4))
 

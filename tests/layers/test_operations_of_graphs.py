@@ -14,8 +14,10 @@ from recording import MODES, SEED, compiled
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
-from tf_kfgn.layers.graph import graph_operations
-from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
+from tf_kfgn.layers.graph_operations import graph_operations
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
 
 N = 4
 CONSTANT = np.arange(1.0, 4.0)

@@ -10,8 +10,9 @@ from stock_rules import check_bitwise, check_rules, check_saving, normal, record
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.layers.operation import LinearOperation, Operation
-from tf_kfgn.layers.pooling import WindowOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.windows import WindowOperation
 
 FIRST = "channels_first"
 

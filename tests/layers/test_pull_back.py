@@ -15,12 +15,9 @@ from recording import record
 import tf_kfgn
 from tf_kfgn import layers
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
-from tf_kfgn.layers.operation import (
-    MAX_EXACT_WIDTH,
-    ElementwiseOperation,
-    Operation,
-    ReshapingOperation,
-)
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import ReshapingOperation
+from tf_kfgn.operations.operation import MAX_EXACT_WIDTH, Operation
 
 N = 5
 ELEMENTWISE = [

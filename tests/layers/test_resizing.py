@@ -10,7 +10,7 @@ from stock_rules import check_bitwise, check_rules, check_saving, normal, record
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.layers.operation import LinearOperation, ReshapingOperation
+from tf_kfgn.operations.linear import LinearOperation, ReshapingOperation
 
 FIRST = "channels_first"
 CASES = {

@@ -10,8 +10,8 @@ from brute_force import allclose, pulled_back, wrong
 from stock_rules import check_bitwise, check_rules, check_saving, normal, recorded, stock_of
 
 from tf_kfgn import layers
-from tf_kfgn.layers.operation import Operation
-from tf_kfgn.layers.row_normalization import RowNormalization
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.row_normalization import RowNormalization
 
 # Layer, shape of an example, and what it records
 CASES = {

@@ -9,9 +9,9 @@ import tensorflow as tf
 from updates import OPTIMIZERS
 
 import tf_kfgn
-from tf_kfgn import tape as tape_module
-from tf_kfgn.losses.precision import unit_scale
+from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers import gauss_newton_of
+from tf_kfgn.recording import tape as tape_module
 
 POLICIES = ["mixed_float16", "mixed_bfloat16"]
 generator = np.random.default_rng(0)

@@ -9,7 +9,7 @@ from updates import MSE, OPTIMIZERS, batches, made
 
 import tf_kfgn
 from tf_kfgn.optimizers import gauss_newton_of
-from tf_kfgn.optimizers.wrapped import chooses
+from tf_kfgn.optimizers.wrapping import chooses
 
 pytestmark = pytest.mark.skipif(
     not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.analysis.recorded import recorded_pass
+from tf_kfgn.analysis.inspection import recorded_pass
 from tf_kfgn.factors import (
     FactorEstimator,
     KFACEstimator,

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.analysis.recorded import recorded_pass
+from tf_kfgn.analysis.inspection import recorded_pass
 from tf_kfgn.factors.estimator import uses_of_matrices
-from tf_kfgn.layers.operation import second_moment
-from tf_kfgn.layers.parametrised import ParametrisedOperation
-from tf_kfgn.layers.swapping import diagonal_variables, recordable_layers
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
+from tf_kfgn.numerics.moments import second_moment
+from tf_kfgn.operations.parametrised import ParametrisedOperation
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 def gauss_newton_blocks(

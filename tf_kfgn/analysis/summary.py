@@ -15,13 +15,14 @@ import tensorflow as tf
 from tf_kfgn.analysis.work import work_against_gradient
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.blocks.parameters import find_blocks, path_of
+from tf_kfgn.blocks.layout import find_blocks, path_of
 from tf_kfgn.enabling import recording
-from tf_kfgn.layers.operation import Operation, num_features
-from tf_kfgn.layers.parametrised import ParametrisedOperation
-from tf_kfgn.layers.swapping import diagonal_variables, recordable_layers
+from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
+from tf_kfgn.operations.features import num_features
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import KFRA, GaussNewton
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.recording.tape import CurvatureTape
 
 _MIB = 2**20
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.layers.parametrised import ParametrisedOperation
+from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import KFAC, KFLR, KFRA, GaussNewton
 
 # A Jacobian-vector product against a gradient: two of the three passes of the same size.

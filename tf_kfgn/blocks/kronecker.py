@@ -20,7 +20,7 @@ from tf_kfgn.blocks.factor import (
     times,
     times_on_right,
 )
-from tf_kfgn.layers.parameters import WeightMatrix, is_large
+from tf_kfgn.operations.weight_matrix import WeightMatrix, is_large
 
 
 class KroneckerState(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.callbacks import backup_file
-from tf_kfgn.optimizers.wrapped import build_once
+from tf_kfgn.optimizers.wrapping import build_once
 
 _LOGGER = logging.getLogger("tf_kfgn")
 _NAME = re.compile(r"epoch-(\d+)\.npz")

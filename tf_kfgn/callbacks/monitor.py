@@ -15,9 +15,9 @@ from tf_kfgn.callbacks.snapshot import Snapshot, work_between
 from tf_kfgn.callbacks.spectrum import spectra
 from tf_kfgn.callbacks.summaries import ScalarWriter
 from tf_kfgn.callbacks.timing import UpdateTimes
+from tf_kfgn.numerics.checks import check_count, check_period
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
-from tf_kfgn.optimizers.checks import check_count, check_period
-from tf_kfgn.optimizers.troubles import warn
+from tf_kfgn.optimizers.failure_log import warn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_kfgn.optimizers import GaussNewton, update
-from tf_kfgn.optimizers.state import Memory, Scalars, Settings
+from tf_kfgn.optimizers.memory import Memory, Scalars, Settings
 
 
 class Snapshot(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from tf_kfgn.blocks.kronecker import scale_ratio
 from tf_kfgn.optimizers import GaussNewton
-from tf_kfgn.optimizers.state import Scalars
+from tf_kfgn.optimizers.memory import Scalars
 
 
 def spectra(optimizer: GaussNewton, scalars: Scalars) -> dict[str, float]:

@@ -12,10 +12,10 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.exporting.checkpoint import named_variables, restore_function, save_function
-from tf_kfgn.exporting.directory import written_whole
 from tf_kfgn.exporting.specs import input_specs, named_tensors, specs_of
+from tf_kfgn.numerics.files import written_whole
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
-from tf_kfgn.optimizers.wrapped import build_once
+from tf_kfgn.optimizers.wrapping import build_once
 
 PYTHON_OPERATIONS = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 

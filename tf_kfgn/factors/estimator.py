@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
-from tf_kfgn.layers.operation import batch_size
-from tf_kfgn.layers.parameters import WeightMatrix, is_large
-from tf_kfgn.layers.parametrised import OneHotOperation, ParametrisedOperation
-from tf_kfgn.losses import random
-from tf_kfgn.losses.precision import at_least_float32
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.numerics import random
+from tf_kfgn.numerics.moments import batch_size
+from tf_kfgn.numerics.precision import at_least_float32
+from tf_kfgn.operations.parametrised import OneHotOperation, ParametrisedOperation
+from tf_kfgn.operations.weight_matrix import WeightMatrix, is_large
+from tf_kfgn.recording.tape import CurvatureTape
 
 Uses = dict[WeightMatrix, list[ParametrisedOperation]]
 

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tf_kfgn.factors.estimator import CotangentEstimator, Uses
 from tf_kfgn.factors.sharing import Approximation
-from tf_kfgn.losses.random import fold_in
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.numerics.random import fold_in
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 class KFACEstimator(CotangentEstimator):

@@ -13,9 +13,10 @@ import tensorflow as tf
 from tf_kfgn.factors.estimator import CotangentEstimator, Uses, random_signs
 from tf_kfgn.factors.kfac import check_count
 from tf_kfgn.factors.sharing import Approximation
-from tf_kfgn.layers.operation import num_features
-from tf_kfgn.losses import Likelihood, random
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.losses import Likelihood
+from tf_kfgn.numerics import random
+from tf_kfgn.operations.features import num_features
+from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 256
 _MIB = 2**20

@@ -14,15 +14,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.factors.cut import Cut
 from tf_kfgn.factors.estimator import FactorEstimator, Uses, squared_gradient
+from tf_kfgn.factors.live_averages import Cut
 from tf_kfgn.factors.sharing import Approximation, Reduce
 from tf_kfgn.layers import Recording
-from tf_kfgn.layers.operation import Operation
-from tf_kfgn.layers.parameters import WeightMatrix
-from tf_kfgn.losses.precision import at_least_float32
-from tf_kfgn.losses.random import fold_in
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.numerics.precision import at_least_float32
+from tf_kfgn.numerics.random import fold_in
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.weight_matrix import WeightMatrix
+from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 2048
 _MIB = 2**20

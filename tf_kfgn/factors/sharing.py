@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import batch_size
+from tf_kfgn.numerics.moments import batch_size
 
 Approximation = str | Mapping[str, str]
 

@@ -74,9 +74,6 @@ from tf_kfgn.layers.normalization import (
     RMSNormalization,
     UnitNormalization,
 )
-from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
-from tf_kfgn.layers.parameters import WeightMatrix, mark_weights
-from tf_kfgn.layers.parametrised import ParametrisedOperation
 from tf_kfgn.layers.pooling import (
     GlobalAveragePooling1D,
     GlobalMaxPooling1D,
@@ -89,7 +86,13 @@ from tf_kfgn.layers.pooling import (
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.reshaping import Flatten, Reshape
 from tf_kfgn.layers.resizing import Resizing
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.marks import mark_weights
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.parametrised import ParametrisedOperation
+from tf_kfgn.operations.weight_matrix import WeightMatrix
+from tf_kfgn.recording.active import active_tape
 
 RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {}
 

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import ElementwiseOperation, Operation
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import CurvatureTape, active_tape
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 # Everything in keras.activations but these maps each feature on its own.
 _MIXING = {"glu", "log_softmax", "softmax", "sparsemax"}

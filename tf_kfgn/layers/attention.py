@@ -12,12 +12,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.context import no_operations
+from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.einsum import mark_einsum_dense
-from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
-from tf_kfgn.layers.parametrised import refuse_adapted
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.recording.active import active_tape, no_operations
 
 
 class _RecordingAttention(Recording):
@@ -25,7 +26,7 @@ class _RecordingAttention(Recording):
 
     def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
         """Create the projections, let them record, and mark their weights."""
-        from tf_kfgn.layers.swapping import start_recording  # which knows this class
+        from tf_kfgn.layers.parts import start_recording  # which knows this class
 
         super().build(query_shape, value_shape, key_shape)  # type: ignore[misc]
         self.mark_variables()

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 from keras.src import backend
 
-from tf_kfgn.layers.operation import ReshapingOperation
+from tf_kfgn.operations.linear import ReshapingOperation
 
 
 def record_casts(

@@ -10,8 +10,8 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.layers.convolution import RecordingConvolution
-from tf_kfgn.layers.parameters import AxisOrder, WeightMatrix
-from tf_kfgn.layers.patches import Geometry
+from tf_kfgn.operations.patches import Geometry
+from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
 
 
 class _ConvolutionTranspose(RecordingConvolution):

@@ -16,10 +16,11 @@ from tf_kfgn.layers.convolution import (
     convolution_operation,
     linear,
 )
-from tf_kfgn.layers.parameters import AxisOrder, WeightMatrix, mark_weights
-from tf_kfgn.layers.patches import Geometry
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.marks import mark_weights
+from tf_kfgn.operations.patches import Geometry
+from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
+from tf_kfgn.recording.active import active_tape
 
 
 class _Depthwise(RecordingConvolution):

@@ -11,11 +11,14 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.layers.activation import record_activation
-from tf_kfgn.layers.operation import LinearOperation, num_features
-from tf_kfgn.layers.parameters import AxisOrder, WeightMatrix, mark_weights, matrix_of
-from tf_kfgn.layers.parametrised import ParametrisedOperation, refuse_adapted
+from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.features import num_features
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.marks import mark_weights, matrix_of
+from tf_kfgn.operations.parametrised import ParametrisedOperation
+from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
+from tf_kfgn.recording.active import active_tape
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,11 +7,13 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import num_features
-from tf_kfgn.layers.parameters import WeightMatrix, mark_weights
-from tf_kfgn.layers.parametrised import OneHotOperation, refuse_adapted
+from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.features import num_features
+from tf_kfgn.operations.marks import mark_weights
+from tf_kfgn.operations.parametrised import OneHotOperation
+from tf_kfgn.operations.weight_matrix import WeightMatrix
+from tf_kfgn.recording.active import active_tape
 
 
 class EmbeddingOperation(OneHotOperation):

@@ -9,9 +9,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import CurvatureTape, active_tape
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 class _Merging(Recording):

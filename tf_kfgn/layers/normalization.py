@@ -9,11 +9,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_kfgn.context import active_replay
-from tf_kfgn.layers.operation import LinearOperation, Operation
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.layers.row_normalization import RowNormalization
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.row_normalization import RowNormalization
+from tf_kfgn.recording.active import active_replay, active_tape
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")

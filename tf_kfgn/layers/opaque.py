@@ -16,9 +16,9 @@ import tensorflow as tf
 # Keras keeps the names of registered classes here and has no public way to add another class.
 from keras.src.saving.object_registration import GLOBAL_CUSTOM_NAMES
 
-from tf_kfgn.context import active_tape, no_operations
-from tf_kfgn.layers.operation import Operation
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.recording.active import active_tape, no_operations
 
 
 class OpaqueOperation(Operation):

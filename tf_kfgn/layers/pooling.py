@@ -2,70 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import LinearOperation, Operation, flattened, second_moment
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import active_tape
-
-
-class WindowOperation(Operation):
-    """A maximum or weighted mean over windows that do not overlap.
-
-    Each input meets a single window, so the transposed Jacobian copies what arrives at a window
-    to its inputs and scales it there: `J_n^T = diag(m_n) U^T`, where only the factors m depend
-    on the example. For a maximum they are 1 at the maximum alone.
-    """
-
-    def __init__(
-        self,
-        layer: keras.layers.Layer,
-        inputs: tf.Tensor,
-        output: tf.Tensor,
-        windows: Sequence[np.ndarray | None],
-    ) -> None:
-        """Hold the ends, and the window of each place along each axis after the batch's.
-
-        Args:
-            layer: The layer.
-            inputs: Its input.
-            output: Its output, with an axis of length 1 for every axis that was pooled away.
-            windows: For each of these axes, the number of the window for each place of the
-                input; None for an axis that is not pooled.
-        """
-        super().__init__(layer, inputs, output)
-        self._windows = windows
-
-    def _factors(self, tape: tf.GradientTape, dtype: tf.DType) -> tf.Tensor:
-        """The derivative of the sum of all outputs for each input, `(batch_size, features)`."""
-        return flattened([tape.gradient(self.output, self.input)], self.input_widths, dtype)
-
-    def _copied(self, rows: tf.Tensor) -> tf.Tensor:
-        """`U^T` times each row: `(k, output features)` in, `(k, input features)` out."""
-        sizes = [
-            size if windows is None else int(windows.max()) + 1
-            for windows, size in zip(self._windows, self.input.shape[1:], strict=True)
-        ]
-        grid = tf.reshape(rows, (-1, *sizes))
-        for axis, windows in enumerate(self._windows, start=1):
-            if windows is not None:
-                grid = tf.gather(grid, windows, axis=axis)
-        return tf.reshape(grid, (-1, *self.input_widths))
-
-    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: the copied average times, elementwise, `E[m m^T]`."""
-        copied = self._copied(tf.transpose(self._copied(average)))
-        return copied * second_moment(self._factors(tape, average.dtype))
-
-    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: the copied columns times `E[m]`."""
-        mean = tf.reduce_mean(self._factors(tape, columns.dtype), axis=0)
-        return mean[:, None] * tf.transpose(self._copied(tf.transpose(columns)))
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.windows import WindowOperation
+from tf_kfgn.recording.active import active_tape
 
 
 def spatial_axes(rank: int, data_format: str) -> range:

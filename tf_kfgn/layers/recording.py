@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from tf_kfgn.layers.casting import record_casts
-from tf_kfgn.layers.parameters import mark_diagonal
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.marks import mark_diagonal
+from tf_kfgn.recording.active import active_tape
 
 
 class RecordingCasts:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import LinearOperation, ReshapingOperation
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.linear import LinearOperation, ReshapingOperation
+from tf_kfgn.recording.active import active_tape
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import LinearOperation
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.tape import active_tape
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.recording.active import active_tape
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")

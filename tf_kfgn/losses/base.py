@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from tf_kfgn.losses.precision import at_least_float32
+from tf_kfgn.numerics.precision import at_least_float32
 
 
 class Likelihood(abc.ABC):

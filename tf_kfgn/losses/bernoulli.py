@@ -7,8 +7,8 @@ import math
 import keras
 import tensorflow as tf
 
-from tf_kfgn.losses import random
 from tf_kfgn.losses.diagonal import Diagonal
+from tf_kfgn.numerics import random
 
 
 class Bernoulli(Diagonal):

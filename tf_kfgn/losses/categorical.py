@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
+from tf_kfgn.numerics import random
 
 
 class Categorical(Likelihood):

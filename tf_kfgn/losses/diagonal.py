@@ -6,8 +6,8 @@ import abc
 
 import tensorflow as tf
 
-from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
+from tf_kfgn.numerics import random
 
 
 class Diagonal(Likelihood):

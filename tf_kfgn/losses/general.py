@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.losses import random
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.row_losses import RowLosses
+from tf_kfgn.numerics import random
 
 
 class General(Likelihood):

@@ -11,13 +11,13 @@ from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
 from tf_kfgn.losses.general import General
-from tf_kfgn.losses.heads import natural_parameter
+from tf_kfgn.losses.natural_parameter import natural_parameter
 from tf_kfgn.losses.poisson import Poisson
-from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.losses.row_losses import RowLosses, describe
 from tf_kfgn.losses.separable import Separable
 from tf_kfgn.losses.squared_error import SquaredError
 from tf_kfgn.losses.weights import check_reducible, reduction_weights, row_weights
+from tf_kfgn.numerics.precision import at_least_float32
 
 # Of a known curvature that needs no targets; every other loss gets the general rule.
 LIKELIHOODS: tuple[type[Likelihood], ...] = (SquaredError, Bernoulli, Categorical, Poisson)

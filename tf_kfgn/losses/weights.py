@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_kfgn.losses.precision import at_least_float32
 from tf_kfgn.losses.row_losses import describe
+from tf_kfgn.numerics.precision import at_least_float32
 
 
 def row_weights(

@@ -5,6 +5,6 @@ from tf_kfgn.optimizers.kfac import KFAC
 from tf_kfgn.optimizers.kflr import KFLR
 from tf_kfgn.optimizers.kfra import KFRA
 from tf_kfgn.optimizers.recorded_pass import recorded_pass
-from tf_kfgn.optimizers.wrapped import gauss_newton_of
+from tf_kfgn.optimizers.wrapping import gauss_newton_of
 
 __all__ = ["KFAC", "KFLR", "KFRA", "GaussNewton", "gauss_newton_of", "recorded_pass"]

@@ -29,10 +29,10 @@ from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation, Sharing
 from tf_kfgn.optimizers import replicas, update
 from tf_kfgn.optimizers.accumulation import Accumulated
+from tf_kfgn.optimizers.memory import Settings
 from tf_kfgn.optimizers.recorded_pass import active_pass, recorded_pass
-from tf_kfgn.optimizers.state import Settings
 from tf_kfgn.optimizers.stateful import Stateful
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.recording.tape import CurvatureTape
 
 # A Cholesky inverse of 4096 rows takes seconds on a CPU, and its state 64 MiB.
 MAX_FACTOR_SIZE = 4096

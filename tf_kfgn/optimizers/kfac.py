@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.factors import KFACEstimator
-from tf_kfgn.optimizers.checks import check_seed
+from tf_kfgn.numerics.checks import check_seed
 from tf_kfgn.optimizers.gauss_newton import GaussNewton
 
 

@@ -8,7 +8,7 @@ import keras
 
 from tf_kfgn.factors import KFLREstimator
 from tf_kfgn.factors.kflr import MEMORY_LIMIT
-from tf_kfgn.optimizers.checks import POSITIVE, check_count, check_number, check_seed
+from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
 from tf_kfgn.optimizers.gauss_newton import GaussNewton
 
 

@@ -8,7 +8,7 @@ import keras
 
 from tf_kfgn.factors import KFRAEstimator
 from tf_kfgn.factors.kfra import MEMORY_LIMIT
-from tf_kfgn.optimizers.checks import POSITIVE, check_number
+from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.optimizers.gauss_newton import GaussNewton
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_kfgn.optimizers.state import StateVariables
+from tf_kfgn.optimizers.memory import StateVariables
 
 
 def named_variables(

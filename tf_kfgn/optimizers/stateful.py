@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn.blocks import collection
-from tf_kfgn.blocks.parameters import Layout, path_of
+from tf_kfgn.blocks.layout import Layout, path_of
+from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.optimizers import saved_state
-from tf_kfgn.optimizers.checks import POSITIVE, check_number
-from tf_kfgn.optimizers.state import Settings, StateVariables
+from tf_kfgn.optimizers.memory import Settings, StateVariables
 
 
 class Stateful(keras.optimizers.Optimizer):

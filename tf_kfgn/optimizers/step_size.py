@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.recording.tape import CurvatureTape
 
 Vector = Sequence[tf.Tensor]
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
-from tf_kfgn.blocks.parameters import Layout
+from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.damping import (
@@ -20,9 +20,9 @@ from tf_kfgn.optimizers.damping import (
     adapted,
     reduction_ratio,
 )
-from tf_kfgn.optimizers.state import Memory, Scalars, Settings
+from tf_kfgn.optimizers.memory import Memory, Scalars, Settings
 from tf_kfgn.optimizers.step_size import minimise, quadratic_model, slopes
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 class Proposal(NamedTuple):

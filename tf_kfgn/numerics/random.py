@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.losses.precision import at_least_float32
+from tf_kfgn.numerics.precision import at_least_float32
 
 _BITS = 23  # so that a half can be added without rounding in float32
 _PHILOX = "philox"  # the generator that TensorFlow selects by itself depends on the device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.context import active_tape
+from tf_kfgn.recording.active import active_tape
 
 _REMEMBERED = {"Softmax", "Sigmoid"}  # Keras hangs the logits on the outputs of these
 

@@ -16,7 +16,9 @@ import tensorflow as tf
 from keras.src.models.functional import Functional
 
 from tf_kfgn.layers.opaque import is_floating, recorded_call, subclass
-from tf_kfgn.layers.operation import ElementwiseOperation, LinearOperation, Operation
+from tf_kfgn.operations.elementwise import ElementwiseOperation
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.operation import Operation
 
 _KERAS = "keras.src.ops."
 _LINEAR = {

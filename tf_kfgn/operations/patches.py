@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import num_features
+from tf_kfgn.operations.features import num_features
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.enabling import recording
-from tf_kfgn.tape import CurvatureTape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 @contextlib.contextmanager

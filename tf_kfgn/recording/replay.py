@@ -8,7 +8,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_kfgn.context import active_replay, drawing_tape
+from tf_kfgn.recording.active import active_replay, drawing_tape
 
 
 class Draw(NamedTuple):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 if TYPE_CHECKING:
-    from tf_kfgn.replay import Replay
-    from tf_kfgn.tape import CurvatureTape
+    from tf_kfgn.recording.replay import Replay
+    from tf_kfgn.recording.tape import CurvatureTape
 
 
 class _Context(threading.local):

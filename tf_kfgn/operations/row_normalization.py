@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import Operation, flattened
+from tf_kfgn.operations.features import flattened
+from tf_kfgn.operations.operation import Operation
 
 
 class RowNormalization(Operation):

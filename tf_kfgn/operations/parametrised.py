@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.operation import LinearOperation
-from tf_kfgn.layers.parameters import WeightMatrix, mark_of
+from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.marks import mark_of
+from tf_kfgn.operations.weight_matrix import WeightMatrix
 
 
 class ParametrisedOperation(LinearOperation, abc.ABC):
@@ -108,17 +109,3 @@ class OneHotOperation(ParametrisedOperation):
     def kernel_rows(self) -> tf.Tensor:
         """See `ParametrisedOperation.kernel_rows`; estimators do without them."""
         return tf.one_hot(self.tokens(), self.matrix.in_features, dtype=self.output.dtype)
-
-
-def refuse_adapted(layer: keras.layers.Layer) -> None:
-    """Refuse a layer whose kernel is not the weight that trains.
-
-    Raises:
-        ValueError: If the layer is quantized or adapted with LoRA.
-    """
-    if layer.quantization_mode is not None or getattr(layer, "lora_enabled", False):
-        name = layer.__class__.__name__
-        raise ValueError(
-            f"Layer {layer.name!r} is quantized or uses LoRA: its kernel is not a trainable "
-            f"variable, so it has no curvature block. Use a plain {name} layer."
-        )

@@ -14,7 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.losses.precision import unit_scale
+from tf_kfgn.numerics.precision import unit_scale
+from tf_kfgn.operations.features import flattened, num_features
 
 MAX_EXACT_WIDTH = 4096
 
@@ -173,117 +174,3 @@ class Operation:
             again.watch(inputs)
             output = self.function(*inputs)
         return inputs, output, again
-
-
-class ElementwiseOperation(Operation):
-    """An operation whose every output depends on the same place of each input alone.
-
-    Inputs have the shape of the output.
-    """
-
-    def derivative(self, tape: tf.GradientTape) -> tf.Tensor:
-        """The derivative of each output for the first input, shaped like `output`."""
-        return self.derivatives(tape)[0]
-
-    def derivatives(self, tape: tf.GradientTape) -> list[tf.Tensor]:
-        """The derivative of each output for each input, all shaped like `output`."""
-        inputs, output, tape = self.once_more(tape)
-        zero = tf.UnconnectedGradients.ZERO
-        return tape.gradient(output, inputs, unconnected_gradients=zero)
-
-    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: the average times, elementwise, `E[f' f'^T]`."""
-        slopes = flattened(self.derivatives(tape), self.input_widths, average.dtype)
-        copies = len(self.inputs)
-        tiled = average if copies == 1 else tf.tile(average, (copies, copies))
-        return tiled * second_moment(slopes)
-
-    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: the columns times, elementwise, `E[f']`."""
-        slopes = flattened(self.derivatives(tape), self.input_widths, columns.dtype)
-        copies = len(self.inputs)
-        tiled = columns if copies == 1 else tf.tile(columns, (copies, 1))
-        return tiled * tf.reduce_mean(slopes, axis=0)[:, None]
-
-
-class LinearOperation(Operation):
-    """An operation that is affine in its inputs, in the same way for every example.
-
-    `function` must work for any number of examples and any floating type. Its transpose comes
-    from one vector-Jacobian product, in which the rows of a matrix stand for examples.
-    """
-
-    def transpose(self, rows: tf.Tensor) -> tf.Tensor:
-        """`J^T` times each row: `(k, output features)` in, `(k, input features)` out."""
-        assert self.function is not None
-        count = tf.shape(rows)[0]
-        inputs = [tf.zeros((count, *tensor.shape[1:]), rows.dtype) for tensor in self.inputs]
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            output = self.function(*inputs)
-        products = tape.gradient(
-            output,
-            inputs,
-            output_gradients=tf.reshape(rows, tf.shape(output)),
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        flat = flattened(products, self.input_widths, rows.dtype)
-        return tf.ensure_shape(flat, (rows.shape[0], sum(self.input_widths)))
-
-    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: the transpose on both sides."""
-        del tape
-        return self.transpose(tf.transpose(self.transpose(average)))
-
-    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: the transpose."""
-        del tape
-        return tf.transpose(self.transpose(tf.transpose(columns)))
-
-
-class ReshapingOperation(Operation):
-    """An operation that keeps every feature and the order of the flattened features."""
-
-    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: nothing changes."""
-        del tape
-        return average
-
-    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: nothing changes."""
-        del tape
-        return columns
-
-
-def num_features(tensor: tf.Tensor) -> int:
-    """Features of one example.
-
-    Raises:
-        ValueError: If a feature axis has no static length.
-    """
-    features = tensor.shape[1:].num_elements()
-    if features is None:
-        raise ValueError(
-            f"Curvature needs static feature axes, but a recorded tensor has shape {tensor.shape}. "
-            "Fix the shape in keras.Input."
-        )
-    return features
-
-
-def flattened(tensors: Sequence[tf.Tensor], widths: Sequence[int], dtype: tf.DType) -> tf.Tensor:
-    """The features of each example, tensor by tensor: shape `(batch_size, features)`."""
-    rows = [
-        tf.cast(tf.reshape(tensor, (-1, width)), dtype)
-        for tensor, width in zip(tensors, widths, strict=True)
-    ]
-    return rows[0] if len(rows) == 1 else tf.concat(rows, axis=1)
-
-
-def batch_size(tensor: tf.Tensor) -> tf.Tensor:
-    """Number of examples, as a scalar of the tensor's own dtype."""
-    return tf.cast(tf.shape(tensor)[0], tensor.dtype)
-
-
-def second_moment(rows: tf.Tensor) -> tf.Tensor:
-    """Mean outer product `X^T X / N` of a matrix of N rows."""
-    return tf.matmul(rows, rows, transpose_a=True) / batch_size(rows)

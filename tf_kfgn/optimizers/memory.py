@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from tf_kfgn.blocks.collection import States, estimates
 from tf_kfgn.blocks.factor import identity
-from tf_kfgn.blocks.parameters import Layout
+from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_period
 from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
-from tf_kfgn.optimizers.checks import POSITIVE, check_count, check_number, check_period
 
 
 class Settings(NamedTuple):

@@ -11,7 +11,8 @@ import tensorflow as tf
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.diagonal import DiagonalBlock
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.layers.parameters import WeightMatrix, mark_of, matrix_of
+from tf_kfgn.operations.marks import mark_of, matrix_of
+from tf_kfgn.operations.weight_matrix import WeightMatrix
 
 
 class Layout(NamedTuple):

@@ -9,12 +9,12 @@ from typing import Any
 import keras
 
 from tf_kfgn.layers import RECORDING_CLASSES
-from tf_kfgn.layers.graph import graph_operations, record_operation, stop_operation
-from tf_kfgn.layers.nested import record_input_casts, stop_input_casts
+from tf_kfgn.layers.graph_operations import graph_operations, record_operation, stop_operation
+from tf_kfgn.layers.nested_models import record_input_casts, stop_input_casts
 from tf_kfgn.layers.opaque import LOOPS, opaque_class
-from tf_kfgn.layers.parameters import mark_diagonal, mark_of, matrix_of, remove_marks
 from tf_kfgn.layers.recording import Recording
-from tf_kfgn.replay import make_stock
+from tf_kfgn.operations.marks import mark_diagonal, mark_of, matrix_of, remove_marks
+from tf_kfgn.recording.replay import make_stock
 
 
 def start_recording(model: keras.layers.Layer) -> contextlib.ExitStack:

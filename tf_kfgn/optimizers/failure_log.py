@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_kfgn.optimizers.wrapped import gauss_newton_of
+from tf_kfgn.optimizers.wrapping import gauss_newton_of
 
 _LOGGER = logging.getLogger("tf_kfgn")
 

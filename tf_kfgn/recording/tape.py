@@ -14,10 +14,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.context import active_tape, following, pop_tape, push_tape
 from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
-from tf_kfgn.losses.precision import at_least_float32, unit_scale
-from tf_kfgn.replay import Draw, Replay, make_repeatable
+from tf_kfgn.numerics.precision import at_least_float32, unit_scale
+from tf_kfgn.recording.active import active_tape, following, pop_tape, push_tape
+from tf_kfgn.recording.replay import Draw, Replay, make_repeatable
 
 __all__ = ["CurvatureTape", "active_tape"]
 

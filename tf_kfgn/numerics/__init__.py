@@ -1,0 +1,1 @@
+"""Precision, random numbers, argument checks and files: nothing here knows a layer."""

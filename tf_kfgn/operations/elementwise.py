@@ -1,0 +1,40 @@
+"""Operations of which every output depends on the same place of each input alone."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_kfgn.numerics.moments import second_moment
+from tf_kfgn.operations.features import flattened
+from tf_kfgn.operations.operation import Operation
+
+
+class ElementwiseOperation(Operation):
+    """An operation whose every output depends on the same place of each input alone.
+
+    Inputs have the shape of the output.
+    """
+
+    def derivative(self, tape: tf.GradientTape) -> tf.Tensor:
+        """The derivative of each output for the first input, shaped like `output`."""
+        return self.derivatives(tape)[0]
+
+    def derivatives(self, tape: tf.GradientTape) -> list[tf.Tensor]:
+        """The derivative of each output for each input, all shaped like `output`."""
+        inputs, output, tape = self.once_more(tape)
+        zero = tf.UnconnectedGradients.ZERO
+        return tape.gradient(output, inputs, unconnected_gradients=zero)
+
+    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.pull_back`: the average times, elementwise, `E[f' f'^T]`."""
+        slopes = flattened(self.derivatives(tape), self.input_widths, average.dtype)
+        copies = len(self.inputs)
+        tiled = average if copies == 1 else tf.tile(average, (copies, copies))
+        return tiled * second_moment(slopes)
+
+    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.mean_transpose`: the columns times, elementwise, `E[f']`."""
+        slopes = flattened(self.derivatives(tape), self.input_widths, columns.dtype)
+        copies = len(self.inputs)
+        tiled = columns if copies == 1 else tf.tile(columns, (copies, 1))
+        return tiled * tf.reduce_mean(slopes, axis=0)[:, None]

@@ -1,0 +1,31 @@
+"""The features of one example, flattened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+def num_features(tensor: tf.Tensor) -> int:
+    """Features of one example.
+
+    Raises:
+        ValueError: If a feature axis has no static length.
+    """
+    features = tensor.shape[1:].num_elements()
+    if features is None:
+        raise ValueError(
+            f"Curvature needs static feature axes, but a recorded tensor has shape {tensor.shape}. "
+            "Fix the shape in keras.Input."
+        )
+    return features
+
+
+def flattened(tensors: Sequence[tf.Tensor], widths: Sequence[int], dtype: tf.DType) -> tf.Tensor:
+    """The features of each example, tensor by tensor: shape `(batch_size, features)`."""
+    rows = [
+        tf.cast(tf.reshape(tensor, (-1, width)), dtype)
+        for tensor, width in zip(tensors, widths, strict=True)
+    ]
+    return rows[0] if len(rows) == 1 else tf.concat(rows, axis=1)

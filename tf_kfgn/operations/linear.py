@@ -1,0 +1,57 @@
+"""Operations that are affine in their inputs, in the same way for every example."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from tf_kfgn.operations.features import flattened
+from tf_kfgn.operations.operation import Operation
+
+
+class LinearOperation(Operation):
+    """An operation that is affine in its inputs, in the same way for every example.
+
+    `function` must work for any number of examples and any floating type. Its transpose comes
+    from one vector-Jacobian product, in which the rows of a matrix stand for examples.
+    """
+
+    def transpose(self, rows: tf.Tensor) -> tf.Tensor:
+        """`J^T` times each row: `(k, output features)` in, `(k, input features)` out."""
+        assert self.function is not None
+        count = tf.shape(rows)[0]
+        inputs = [tf.zeros((count, *tensor.shape[1:]), rows.dtype) for tensor in self.inputs]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            output = self.function(*inputs)
+        products = tape.gradient(
+            output,
+            inputs,
+            output_gradients=tf.reshape(rows, tf.shape(output)),
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        flat = flattened(products, self.input_widths, rows.dtype)
+        return tf.ensure_shape(flat, (rows.shape[0], sum(self.input_widths)))
+
+    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.pull_back`: the transpose on both sides."""
+        del tape
+        return self.transpose(tf.transpose(self.transpose(average)))
+
+    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.mean_transpose`: the transpose."""
+        del tape
+        return tf.transpose(self.transpose(tf.transpose(columns)))
+
+
+class ReshapingOperation(Operation):
+    """An operation that keeps every feature and the order of the flattened features."""
+
+    def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.pull_back`: nothing changes."""
+        del tape
+        return average
+
+    def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
+        """See `Operation.mean_transpose`: nothing changes."""
+        del tape
+        return columns

@@ -1,0 +1,1 @@
+"""The tape, what is active, replays, and products with the recorded Jacobian."""
