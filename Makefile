@@ -3,16 +3,19 @@
 PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
+NEWEST := .venv-newest
 
 export KERAS_BACKEND := tensorflow
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Else mkdocs-material prints a notice about its successor.
+export NO_MKDOCS_2_WARNING := 1
 
 PIP_INSTALL = -m pip install -qq
 PACKAGE := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint clean
+.PHONY: help demo test test-oldest test-newest lint docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pip runs must not write into one environment
 
@@ -28,23 +31,37 @@ test: $(VENV)/.test $(VENV)/.examples  ## run the tests
 test-oldest: $(OLDEST)/.oldest  ## run the tests with the oldest supported requirements (Python < 3.13)
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/.dev  ## check style, formatting and types
+test-newest: | $(NEWEST)/.created  ## run the tests with the newest Keras and TensorFlow, pre-releases too
+	@$(NEWEST)/bin/python $(PIP_INSTALL) -e '.[test,examples]'
+	@$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade --pre tensorflow
+	@# It lies in the folder of the released Keras, over which it must come last.
+	@$(NEWEST)/bin/python $(PIP_INSTALL) --upgrade --pre --force-reinstall --no-deps keras-nightly
+	@$(NEWEST)/bin/python -m pip list | grep -E '^(keras-nightly|tensorflow) '
+	$(NEWEST)/bin/python -m pytest -n 2 tests/keras_insides
+	$(NEWEST)/bin/python -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/.dev  ## check style, formatting, types, private names and tracked files
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python .ci/private_names.py
+	$(VENV)/bin/python .ci/tracked_files.py
 
-clean:  ## remove the environments, caches and demo results
-	rm -rf $(VENV) $(OLDEST) demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
+	$(VENV)/bin/mkdocs build --strict
+
+clean:  ## remove the environments, caches, demo results and the built documentation
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find examples tests tf_kfgn -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file an environment, and one for each extra installed into it.
 
-$(VENV)/.created $(OLDEST)/.created:
+$(VENV)/.created $(OLDEST)/.created $(NEWEST)/.created:
 	@echo "Creating $(@D): the first installation takes a few minutes (about 700 MB, mostly TensorFlow)"
 	@$(PYTHON) -m venv --clear $(@D)
 	@touch $@
 
-$(VENV)/.examples $(VENV)/.test $(VENV)/.dev: $(PACKAGE) | $(VENV)/.created
+$(VENV)/.examples $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(PACKAGE) | $(VENV)/.created
 	@echo "Installing tf_kfgn[$(patsubst .%,%,$(@F))] into $(VENV) ..."
 	@$(VENV)/bin/python $(PIP_INSTALL) -e '.[$(patsubst .%,%,$(@F))]'
 	@touch $@

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from recording import compiled
+from passes import compiled
 
 import tf_kfgn
 from tf_kfgn import layers

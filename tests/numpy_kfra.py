@@ -71,12 +71,12 @@ class NumpyKFRA:
         # Inverses.
         early = self.t < self.inverse_period and self.t % self.factor_period == 0
         if early or self.age >= self.inverse_period:
-            ridge = self.tau + 2 * self.l2
+            damping = self.tau + 2 * self.l2
             for i, (A, G) in enumerate(zip(self.A, self.G, strict=True)):
                 pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
                 self.inverses[i] = (
-                    np.linalg.inv(A + pi * np.sqrt(ridge) * np.eye(len(A))),
-                    np.linalg.inv(G + np.sqrt(ridge) / pi * np.eye(len(G))),
+                    np.linalg.inv(A + pi * np.sqrt(damping) * np.eye(len(A))),
+                    np.linalg.inv(G + np.sqrt(damping) / pi * np.eye(len(G))),
                 )
             self.age = 0
         self.age += 1

@@ -11,10 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from recording import MODES, compiled
+from passes import MODES, compiled
 
 import tf_kfgn
-from tf_kfgn.factors.live_averages import Cut
+from tf_kfgn.factors.live_averages import LiveAverages
+from tf_kfgn.swapping.swap import stock_class
 
 N = 5
 
@@ -39,7 +40,7 @@ def recorded(layer: Any, inputs: Any, **options: Any) -> tuple[Any, tf_kfgn.Curv
 
 def stock_of(layer: Any) -> Any:
     """The stock layer with the same configuration and weights."""
-    stock = type(layer).stock_class().from_config(layer.get_config())
+    stock = stock_class(type(layer)).from_config(layer.get_config())
     if layer.weights:
         stock.build(layer.get_build_config()["input_shape"])
         stock.set_weights(layer.get_weights())
@@ -69,15 +70,15 @@ def pulled(
     tape: tf_kfgn.CurvatureTape, output: tf.Tensor, average: Any, sources: list[tf.Tensor]
 ) -> np.ndarray:
     """An average over the output, after all recorded operations."""
-    cut = Cut()
-    cut.add(output, tf.constant(average))
+    live = LiveAverages()
+    live.add(output, tf.constant(average))
     for operation in reversed(tape.operations):
-        own, crosses = cut.remove(operation.output)
+        own, crosses = live.remove(operation.output)
         moved = {key: operation.mean_transpose(block, tape) for key, block in crosses.items()}
         back = operation.pull_back(own, tape)
-        cut.spread(operation.inputs, operation.input_widths, back, moved)
-    assert not cut.tensors or {id(t) for t in cut.tensors} <= {id(s) for s in sources}
-    return np.block([[np.array(cut.block(id(a), id(b))) for b in sources] for a in sources])
+        live.spread(operation.inputs, operation.input_widths, back, moved)
+    assert not live.tensors or {id(t) for t in live.tensors} <= {id(s) for s in sources}
+    return np.block([[np.array(live.block(id(a), id(b))) for b in sources] for a in sources])
 
 
 def moved_columns(
@@ -162,5 +163,5 @@ def check_saving(layer: Any, inputs: Any, path: Any) -> None:
     assert type(stock) is type(layer)
     np.testing.assert_array_equal(plain(inputs), expected)
     tf_kfgn.disable_curvature(plain)
-    assert type(stock) is type(layer).stock_class()
+    assert type(stock) is stock_class(type(layer))
     np.testing.assert_array_equal(plain(inputs), expected)

@@ -1,4 +1,4 @@
-"""The support table of the README: which test shows a feature, with which optimizers.
+"""The support table in docs/features.md: which test shows a feature, with which optimizers.
 
 Which optimizers a test covers is read off the parameters that pytest collected for it. Written by
 
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "features.md"
 OPTIMIZERS = ("KFRA", "KFLR", "KFAC")
 BEGIN, END = "<!-- begin of the support table: python tests/support.py -->", "<!-- end of it -->"
 
@@ -155,14 +156,14 @@ def table(collected: Iterable[str]) -> str:
         if test not in shown or not covered:
             raise ValueError(f"No test of an optimizer shows {feature}: {test}")
         cells = ["✓" if one in covered else "" for one in OPTIMIZERS]
-        file, name = test.split("::")
-        lines.append(f"| {feature} | {' | '.join(cells)} | [`{name}`](tests/{file}) |")
+        # No link: the tests are not on the site.
+        lines.append(f"| {feature} | {' | '.join(cells)} | `{test}` |")
     return "\n".join(lines)
 
 
-def in_readme() -> str:
-    """The table as it stands in the README."""
-    return (ROOT / "README.md").read_text().split(BEGIN)[1].split(END)[0].strip()
+def table_on_page() -> str:
+    """The table as it stands in docs/features.md."""
+    return PAGE.read_text().split(BEGIN)[1].split(END)[0].strip()
 
 
 class _Collector:
@@ -175,16 +176,15 @@ class _Collector:
 
 
 def main() -> None:
-    """Write the table into the README."""
+    """Write the table into docs/features.md."""
     import pytest
 
     collector = _Collector()
     if pytest.main(["--collect-only", "-q", "--no-header", str(ROOT / "tests")], [collector]):
         sys.exit("The tests cannot be collected.")
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
+    before, rest = PAGE.read_text().split(BEGIN)
     after = rest.split(END)[1]
-    readme.write_text(f"{before}{BEGIN}\n\n{table(collector.ids)}\n\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{table(collector.ids)}\n\n{END}{after}")
 
 
 if __name__ == "__main__":

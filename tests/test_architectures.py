@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from architectures import ARCHITECTURES, Architecture, N, double_precision
 from brute_force import wrong
+from passes import SEED
 from probing import alone, factors, first_example, gauss_newton
-from recording import SEED
 
 import tf_kfgn
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator

@@ -317,7 +317,7 @@ def test_sample_weights_reach_the_curvature():
         model.compile(optimizer=optimizer, loss="mse", jit_compile=False)
         model.fit(X, y, sample_weight=sample_weight, epochs=2, verbose=0)
         weights.append(model.get_weights()[0])
-        G = optimizer._state._blocks[0].G.numpy()
+        G = optimizer.memory.blocks[0].G.numpy()
         np.testing.assert_allclose(G, (1 if sample_weight is None else 4) * np.eye(2), rtol=1e-6)
     np.testing.assert_allclose(weights[1], weights[0], rtol=1e-4, atol=1e-6)
 

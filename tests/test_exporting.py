@@ -13,7 +13,7 @@ import tensorflow as tf
 from elsewhere import run_elsewhere
 
 import tf_kfgn
-from tf_kfgn.numerics.files import written_whole
+from tf_kfgn.numerics.files import whole_directory
 
 SETTINGS = {"factor_period": 2, "inverse_period": 3, "damping_period": 2}
 SIZES = [16, 16, 12, 16, 12]
@@ -351,11 +351,11 @@ def test_nothing_half_written_stays(tmp_path, monkeypatch):
     assert not list((tmp_path / "in").iterdir())
 
 
-def test_what_is_written_whole_replaces_what_has_its_name(tmp_path):
+def test_what_is_whole_directory_replaces_what_has_its_name(tmp_path):
     target = tmp_path / "target"
 
     def write(text, error=None):
-        with written_whole(target) as directory:
+        with whole_directory(target) as directory:
             (directory / "variables").mkdir(parents=True)
             for name in ("saved_model.pb", "variables/index"):
                 (directory / name).write_text(text)

@@ -1,17 +1,17 @@
-"""The support table of the README says what the tests show."""
+"""The support table of the documentation says what the tests show."""
 
 from __future__ import annotations
 
 import pytest
-from support import ALL_AT_ONCE, FEATURES, OPTIMIZERS, in_readme, table
+from support import ALL_AT_ONCE, FEATURES, OPTIMIZERS, table, table_on_page
 
 
-def test_the_table_in_the_readme_is_what_was_collected(request):
+def test_the_table_of_features_is_what_was_collected(request):
     ids = [item.nodeid for item in request.session.items]
     files = {f"tests/{test.split('::')[0]}" for test in (FEATURES | ALL_AT_ONCE).values()}
     if missing := files - {name.split("::")[0] for name in ids}:
         pytest.skip(f"only in a run of all tests: {sorted(missing)[0]} was not collected")
-    assert in_readme() == table(ids)
+    assert table_on_page() == table(ids)
 
 
 def test_a_cell_needs_a_test_with_that_optimizer():

@@ -7,19 +7,14 @@ graph and predictions stay what they are.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.models.functional import Functional as KerasFunctional
 
 from tf_kfgn.layers.parts import start_recording, stop_recording
 from tf_kfgn.operations.marks import matrix_of
-from tf_kfgn.training import CurvatureTraining, Functional, Sequential
-
-_TRAINING_CLASSES: dict[type, type] = {KerasFunctional: Functional, keras.Sequential: Sequential}
-_STOCK_CLASSES = {ours: stock for stock, ours in _TRAINING_CLASSES.items()}
+from tf_kfgn.training import MODELS
 
 
 def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model:
@@ -37,7 +32,7 @@ def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model
         The same model.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built; with `strict=True`, if a trainable weight has no
             Kronecker block. The model is unchanged then.
     """
@@ -69,12 +64,11 @@ def disable_curvature(model: keras.Model) -> keras.Model:
         The same model.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
     """
     _check_model(model)
     stop_recording(model)
-    stock = _STOCK_CLASSES.get(type(model), type(model))
-    model.__class__ = getattr(type(model), "_stock_class", stock)
+    MODELS.restore(model)
     _trace_anew(model)
     return model
 
@@ -84,7 +78,7 @@ def recording(model: keras.Model) -> Iterator[None]:
     """Let a model record inside this context; afterwards it is what it was before.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built.
     """
     with _start_recording(model):
@@ -101,22 +95,8 @@ def _start_recording(model: keras.Model) -> contextlib.ExitStack:
         )
     with contextlib.ExitStack() as undo:
         undo.push(start_recording(model))
-        if not isinstance(model, CurvatureTraining):
-            stock: Any = type(model)
-            model.__class__ = _training_class(stock)
-            undo.callback(setattr, model, "__class__", stock)
+        MODELS.swap(model, undo)
         return undo.pop_all()
-
-
-@functools.cache
-def _training_class(stock: Any) -> type:
-    """The subclass of a model class that trains with curvature."""
-    if stock in _TRAINING_CLASSES:
-        return _TRAINING_CLASSES[stock]
-    namespace: dict[str, Any] = {"__module__": stock.__module__, "_stock_class": stock}
-    if stock.train_step is not keras.Model.train_step:
-        namespace["train_step"] = stock.train_step  # a training loop of the user's own
-    return type(stock.__name__, (CurvatureTraining, stock), namespace)
 
 
 def _check_model(model: Any) -> None:

@@ -8,17 +8,23 @@ from typing import TYPE_CHECKING, Any
 import keras
 import tensorflow as tf
 
-# Keras' functional model has no public class.
-from keras.src.models.functional import Functional as KerasFunctional
-from keras.src.models.model import functional_init_arguments
-
+from tf_kfgn._keras.models import (
+    Functional as KerasFunctional,
+    WithoutOptimizerInSavedModel,
+    additional_losses,
+    compiled_loss,
+    computed_loss,
+    track_loss,
+)
+from tf_kfgn.layers.casting import RecordsCasts
 from tf_kfgn.layers.parts import start_recording
-from tf_kfgn.layers.recording import RecordingCasts
-from tf_kfgn.optimizers import gauss_newton_of, recorded_pass
-from tf_kfgn.optimizers.failure_log import warnings_of
-from tf_kfgn.optimizers.wrapping import build_once, chooses, gauss_newtons_in
+from tf_kfgn.optimizers import gauss_newton_of
+from tf_kfgn.optimizers.failure_log import logging_failures
+from tf_kfgn.optimizers.wrapping import build_once, delegates_to_several, make_update
 from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.replay import SEEDS, generators_of
 from tf_kfgn.recording.tape import CurvatureTape
+from tf_kfgn.swapping.swap import Role
 
 if TYPE_CHECKING:
     from keras import Model as _Mixin
@@ -26,7 +32,7 @@ else:
     _Mixin = object
 
 
-class CurvatureTraining(RecordingCasts, _Mixin):
+class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
     """Mixin for Keras models: a `train_step` that hands the recorded pass to the optimizer."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -34,14 +40,9 @@ class CurvatureTraining(RecordingCasts, _Mixin):
         tape = active_tape()
         if tape is not None:
             tape.watch_model(self)
+            for generator in generators_of(self):
+                SEEDS.swap(generator)
         return super().__call__(*args, **kwargs)
-
-    def _trackable_children(self, save_type: str = "checkpoint", **kwargs: Any) -> Any:
-        """What TensorFlow saves along with the model; a SavedModel needs no optimizer."""
-        children = super()._trackable_children(save_type, **kwargs)
-        if save_type == "savedmodel":
-            children.pop("optimizer", None)
-        return children
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a loaded model, whose optimizer needs the marks of all its variables."""
@@ -51,13 +52,13 @@ class CurvatureTraining(RecordingCasts, _Mixin):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as Keras does; a warning tells of updates that could not be made."""
-        with warnings_of(getattr(self, "optimizer", None)):
+        with logging_failures(getattr(self, "optimizer", None)):
             return super().fit(*args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Build the optimizer first: a function that creates variables would be traced twice."""
         optimizer: Any = getattr(self, "optimizer", None)
-        ours = gauss_newton_of(optimizer) is not None or chooses(optimizer)
+        ours = gauss_newton_of(optimizer) is not None or delegates_to_several(optimizer)
         if ours and self.built:
             with self.distribute_strategy.scope():
                 build_once(optimizer, self.trainable_variables)
@@ -72,47 +73,50 @@ class CurvatureTraining(RecordingCasts, _Mixin):
         Returns:
             The loss, the metrics, `damping` and `step_size`.
         """
-        optimizer, several = self.optimizer, chooses(self.optimizer)
+        optimizer = self.optimizer
         gauss_newton = gauss_newton_of(optimizer)
         if gauss_newton is None:
             return super().train_step(data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
         with CurvatureTape() as tape:
-            outputs = self._training_outputs(x)
-            loss = self._compute_loss(x, y, outputs, sample_weight, training=True)
-            tape.watch_loss(self._compile_loss, y, outputs, sample_weight)
+            outputs = _training_outputs(self, x)
+            loss = computed_loss(self, x, y, outputs, sample_weight)
+            tape.watch_loss(compiled_loss(self), y, outputs, sample_weight)
             scaled_loss = optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_variables)
 
         def objective() -> tf.Tensor:
             with tape.replaying():
-                outputs = self._training_outputs(x)
+                outputs = _training_outputs(self, x)
             if type(self).compute_loss is not keras.Model.compute_loss:
-                return self._compute_loss(x, y, outputs, sample_weight, training=True)
+                return computed_loss(self, x, y, outputs, sample_weight)
             # Keras' own would update the metrics that follow the loss of each output.
-            extra = sum(self._aggregate_additional_loss(value) for value in self.losses)
-            return tape.loss_of(outputs) + extra
+            return tape.loss_of(outputs) + additional_losses(self)
 
-        if several:  # another one may move weights first
-            build_once(optimizer, self.trainable_variables)
-            for one in gauss_newtons_in(optimizer):
-                if one.built:  # it was given some variables
-                    one.refresh_curvature(tape)
-        with recorded_pass(tape, objective, None if several else loss, refreshed=several):
-            optimizer.apply(gradients, self.trainable_variables)
-        self._update_loss_tracker(x, loss)
+        make_update(optimizer, gradients, self.trainable_variables, tape, objective, loss)
+        track_loss(self, x, loss)
         metrics = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return {**metrics, **gauss_newton.progress()}
 
-    def _training_outputs(self, x: Any) -> Any:
-        return self(x, training=True) if self._call_has_training_arg else self(x)
 
-    def _update_loss_tracker(self, x: Any, loss: tf.Tensor) -> None:
-        """Let the progress bar show the mean loss over examples, as Keras' own step does."""
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        examples = tf.shape(tf.nest.flatten(x)[0])[0]
-        self._loss_tracker.update_state(loss * replicas, sample_weight=examples)
+def _training_outputs(model: keras.Model, x: Any) -> Any:
+    has_argument = "training" in model.call_signature_parameters
+    return model(x, training=True) if has_argument else model(x)
+
+
+class _ModelRole(Role):
+    """Models whose `fit` trains with curvature."""
+
+    def make(self, stock: Any) -> type:
+        """A subclass that keeps a training loop of the user's own."""
+        made: Any = super().make(stock)
+        if stock.train_step is not keras.Model.train_step:
+            made.train_step = stock.train_step
+        return made
+
+
+MODELS = _ModelRole(CurvatureTraining)
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -125,24 +129,31 @@ class Model(CurvatureTraining, keras.Model):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Make a `Functional` when called with inputs and outputs, as Keras does."""
-        if cls is Model and functional_init_arguments(args, kwargs):
+        if cls is Model and _are_inputs_and_outputs(args, kwargs):
             cls = Functional
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Take the arguments of `keras.Model`."""
-        if functional_init_arguments(args, kwargs):
+        if _are_inputs_and_outputs(args, kwargs):
             _become_functional(type(self))
             KerasFunctional.__init__(self, *args, **kwargs)
         else:
             super().__init__(*args, **kwargs)
 
 
+@MODELS.register
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class Functional(Model, KerasFunctional):
     """What `Model(inputs, outputs)` makes."""
 
     __init__ = KerasFunctional.__init__
+
+
+def _are_inputs_and_outputs(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a constructor's arguments make a functional model."""
+    given = len(args)
+    return given == 2 or (given == 1 and "outputs" in kwargs) or {"inputs", "outputs"} <= {*kwargs}
 
 
 def _become_functional(cls: type) -> None:
@@ -158,6 +169,7 @@ def _become_functional(cls: type) -> None:
     cls.__bases__ = tuple(Functional if base is Model else base for base in cls.__bases__)
 
 
+@MODELS.register
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class Sequential(CurvatureTraining, keras.Sequential):
     """`keras.Sequential` that trains with curvature.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 from networks import NETWORKS
 
 import tf_kfgn
-from tf_kfgn.analysis.work import work_against_gradient
+from tf_kfgn.analysis.cost import cost_against_gradient
 
 
 def model():
@@ -63,7 +65,7 @@ def test_work_counts_what_a_method_does():
     assert works["rare"] < works["kfac"] < works["drawn"] < works["kflr"]
     # Two Jacobian-vector products are 4/3 of a gradient, whatever else is done.
     assert works["rare"] > 4 / 3
-    assert work_against_gradient.__doc__
+    assert cost_against_gradient.__doc__
 
 
 def test_by_hand_for_one_layer():
@@ -99,3 +101,32 @@ def test_without_known_inputs_the_work_is_left_open():
     made(NETWORKS["subclassed"].x)
     rows = tf_kfgn.curvature_summary(made, verbose=False)
     assert all(row["work"] is None for row in rows.values())
+
+
+def test_the_table_is_plain_text_without_rich(capsys, monkeypatch):
+    optimizer = tf_kfgn.KFAC(max_factor_size=64, seed=0)
+    rows = tf_kfgn.curvature_summary(model(), optimizer, verbose=False)
+    for module in ("rich", "rich.console", "rich.table"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert tf_kfgn.curvature_summary(model(), optimizer) == rows
+    title, headings, rule, *lines, last_rule, total, _ = capsys.readouterr().out.split("\n")[:-1]
+    assert "under KFAC, 128 examples a batch" in title
+    assert rule == last_rule
+    starts = [i for i in range(len(rule)) if rule[i] == "-" and (not i or rule[i - 1] == " ")]
+    ends = [*(start - 2 for start in starts[1:]), None]
+
+    def cells(line):
+        return [line[start:end].strip() for start, end in zip(starts, ends, strict=True)]
+
+    assert cells(headings) == [
+        "block (layer)", "kind", "A", "G", "state, MiB", "work / gradient", "note"
+    ]  # fmt: skip
+    assert len(lines) == len(rows)
+    for line, (name, row) in zip(lines, rows.items(), strict=True):
+        shape, size = row["A"], f"{row['state_mib']:.3g}"
+        assert cells(line)[:2] == [f"{name} ({row['layer']})", row["kind"]]
+        assert cells(line)[2] == ("" if shape is None else " x ".join(map(str, shape)))
+        assert cells(line)[4] == size
+        assert cells(line)[6] == row["note"]
+        assert line[: ends[4]].endswith(size)  # to the right
+    assert cells(total)[0] == "total"

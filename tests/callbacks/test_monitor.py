@@ -18,10 +18,10 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.callbacks import CurvatureMonitor
 from tf_kfgn.callbacks.figure import MAX_LEGEND, draw
 from tf_kfgn.callbacks.monitor import RECORDED
-from tf_kfgn.callbacks.snapshot import Work
+from tf_kfgn.callbacks.snapshot import Parts
 from tf_kfgn.callbacks.spectrum import condition_number, trace
 from tf_kfgn.callbacks.timing import ENOUGH, PARTS, WARM_UP, UpdateTimes
-from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
+from tf_kfgn.optimizers import gauss_newton, gauss_newton_of
 
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(size=(16, 4)).astype("float32")
@@ -173,11 +173,11 @@ def _double_precision():
     keras.config.set_floatx(before)
 
 
-def expected_conditions(A, G, ridge):
+def expected_conditions(A, G, damping):
     """By numpy, from whole matrices."""
     pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
-    damped_A = A + pi * np.sqrt(ridge) * np.eye(len(A))
-    damped_G = G + np.sqrt(ridge) / pi * np.eye(len(G))
+    damped_A = A + pi * np.sqrt(damping) * np.eye(len(A))
+    damped_G = G + np.sqrt(damping) / pi * np.eye(len(G))
     return np.linalg.cond(damped_A), np.linalg.cond(damped_G)
 
 
@@ -194,13 +194,13 @@ def test_spectra_are_those_of_the_factors_of_the_batch(max_factor_size):
     )
     monitor = CurvatureMonitor()
     fit(model, monitor, x=x, y=y, batch_size=16)
-    ridges = [monitor.history["damping"][0], monitor.history["damping"][0] + 2 * 0.05]
-    for layer, ridge in zip(model.layers, ridges, strict=True):
+    dampings = [monitor.history["damping"][0], monitor.history["damping"][0] + 2 * 0.05]
+    for layer, damping in zip(model.layers, dampings, strict=True):
         A, G = (np.asarray(factor) for factor in factors[layer.name])
         if max_factor_size and len(A) > max_factor_size:
             A = np.diag(np.diag(A))
         found = {name: column[0] for name, column in monitor.history.items() if "/" in name}
-        conditions = expected_conditions(A, G, ridge)
+        conditions = expected_conditions(A, G, damping)
         for name, factor, condition in zip("AG", (A, G), conditions, strict=True):
             key = f"{layer.name}/{name}"
             np.testing.assert_allclose(found[f"trace/{key}"], np.trace(factor), rtol=1e-9)
@@ -228,14 +228,14 @@ def test_diagonal_blocks():
 
 def test_groups_add_their_traces_and_show_their_worst_condition():
     roots = GENERATOR.normal(size=(2, 3, 5))
-    factors, shift = roots @ roots.transpose(0, 2, 1), np.array([0.5, 2.0]).reshape(2, 1, 1)
-    conditions = [np.linalg.cond(f + s * np.eye(3)) for f, s in zip(factors, shift, strict=True)]
-    np.testing.assert_allclose(condition_number(factors, shift), max(conditions))
+    factors, damping = roots @ roots.transpose(0, 2, 1), np.array([0.5, 2.0]).reshape(2, 1, 1)
+    conditions = [np.linalg.cond(f + s * np.eye(3)) for f, s in zip(factors, damping, strict=True)]
+    np.testing.assert_allclose(condition_number(factors, damping), max(conditions))
     np.testing.assert_allclose(trace(factors), (roots**2).sum())
     thin = np.array([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0]])[..., None]
-    assert condition_number(thin, shift) == pytest.approx(3.5 / 1.5)
+    assert condition_number(thin, damping) == pytest.approx(3.5 / 1.5)
     assert trace(thin) == 18.0
-    assert condition_number(-factors, shift) == math.inf
+    assert condition_number(-factors, damping) == math.inf
 
 
 # What goes wrong
@@ -266,7 +266,7 @@ def test_failed_inversions_are_reported(caplog):
     optimizer = tf_kfgn.KFRA(factor_period=100, inverse_period=1)
     model, monitor = compiled(optimizer), CurvatureMonitor()
     fit(model, monitor, x=X[:4], y=Y[:4])
-    A = optimizer._state._blocks[0].A
+    A = optimizer.memory.blocks[0].A
     A.assign(-100.0 * np.eye(5))
     with caplog.at_level(logging.WARNING, "tf_kfgn"):
         fit(model, monitor)
@@ -303,7 +303,9 @@ def test_seconds_are_attributed_to_what_ran(monkeypatch):
         return run
 
     monkeypatch.setattr(collection, "invert", ticking("inverses", collection.invert))
-    monkeypatch.setattr(GaussNewton, "_estimates", ticking("factors", GaussNewton._estimates))
+    monkeypatch.setattr(
+        gauss_newton, "new_estimates", ticking("factors", gauss_newton.new_estimates)
+    )
     tape = tf_kfgn.CurvatureTape
     monkeypatch.setattr(tape, "loss_of", ticking("comparison", tape.loss_of))
     optimizer = tf_kfgn.KFRA(factor_period=2, inverse_period=4, damping_period=3)
@@ -323,23 +325,23 @@ def times(*updates, count=ENOUGH):
     """Times of updates that did what they did `count` times, after a warm-up."""
     found = UpdateTimes()
     for _ in range(WARM_UP):
-        found.add(Work(True, True, True), 1e6)
+        found.add(Parts(True, True, True), 1e6)
     for work, seconds in updates * count:
         found.add(work, seconds)
     return found
 
 
 def test_parts_that_never_come_apart_are_not_known():
-    found = times((Work(False, False, False), 1.0), (Work(True, True, False), 9.0)).seconds()
+    found = times((Parts(False, False, False), 1.0), (Parts(True, True, False), 9.0)).seconds()
     assert found["gradient_and_step"] == pytest.approx(1.0)
     assert all(math.isnan(found[part]) for part in PARTS[1:])
-    found = times((Work(True, False, False), 4.0), (Work(True, False, True), 6.0)).seconds()
+    found = times((Parts(True, False, False), 4.0), (Parts(True, False, True), 6.0)).seconds()
     assert found["comparison"] == pytest.approx(2.0)
     assert math.isnan(found["gradient_and_step"]) and math.isnan(found["factors"])
 
 
 def test_slow_updates_do_not_count_and_differences_are_not_negative():
-    plain, factors = Work(False, False, False), Work(True, False, False)
+    plain, factors = Parts(False, False, False), Parts(True, False, False)
     found = times((plain, 2.0), (factors, 1.5))
     found.start()
     for _ in range(WARM_UP):
@@ -351,7 +353,7 @@ def test_slow_updates_do_not_count_and_differences_are_not_negative():
 
 
 def test_too_few_updates_give_no_seconds():
-    found = times((Work(False, False, False), 1.0), count=ENOUGH - 1).seconds()
+    found = times((Parts(False, False, False), 1.0), count=ENOUGH - 1).seconds()
     assert all(math.isnan(value) for value in found.values())
 
 

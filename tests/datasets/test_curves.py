@@ -101,17 +101,17 @@ def test_no_image_comes_twice(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("name", ["train_size", "test_size"])
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "3", None])
-def test_a_size_that_is_no_positive_integer(
+def test_a_size_that_is_not_a_positive_integer(
     name: str, value: object, tmp_path: pathlib.Path
 ) -> None:
-    with pytest.raises(ValueError, match=f"`{name}` must be an integer >= 1, received"):
+    with pytest.raises(ValueError, match=f"`{name}` must be a whole number, at least 1, received"):
         curves.load_data(cache_dir=tmp_path, **{**SIZES, name: value})
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, None])
-def test_a_seed_that_is_no_natural_number(seed: object, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="`seed` must be an integer >= 0, received"):
+def test_a_seed_that_is_not_a_natural_number(seed: object, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="`seed` must be a whole number, at least 0, received"):
         curves.load_data(cache_dir=tmp_path, seed=seed, **SIZES)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from brute_force import loss_hessian, pulled_back, wrong
+from passes import factors_of, record
 from problems import LOSSES, REFERENCE, Problem, sequential
-from recording import factors_of, record
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from brute_force import allclose, wrong
+from passes import MODES, SEED, compiled, factors_of, record
 from problems import PROBLEMS, dense, mlp, random_problem, sequential
-from recording import MODES, SEED, compiled, factors_of, record
 
 import tf_kfgn
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator

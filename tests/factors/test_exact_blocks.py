@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 from brute_force import allclose, gauss_newton_of, wrong
+from passes import factors_of
 from problems import LOSSES, MSE, PROBLEMS, Problem, dense, mlp, random_problem, sequential
-from recording import factors_of
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from brute_force import allclose, wrong
 from keras import layers
+from passes import SEED, record
 from problems import LOSSES, MSE, Problem, seeded
-from recording import SEED, record
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 from brute_force import allclose, gauss_newton_of, kfra_output_factors, wrong
+from passes import factors_of
 from problems import MANIFEST, PROBLEMS, reference
-from recording import factors_of
 
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
 

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from brute_force import allclose, example_jacobians, positive, pulled_back, wrong
 from convolutions import CASES, N, affine_parts, in_mode, measured, weights_of
+from passes import MODES, compiled
 from problems import sequential
-from recording import MODES, compiled
 
 import tf_kfgn
 from tf_kfgn import layers

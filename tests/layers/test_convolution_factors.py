@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 from brute_force import allclose, gauss_newton_of, wrong
 from convolutions import CASES, operations_of, weights_of
+from passes import factors_of, record
 from problems import random_problem, seeded, sequential
-from recording import factors_of, record
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import pytest
 from brute_force import wrong
+from passes import MODES, compiled, record
 from problems import MSE, Problem, dense, dropout, random_problem, sequential
-from recording import MODES, compiled, record
 
 import tf_kfgn
 from tf_kfgn import layers

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from brute_force import allclose, gauss_newton, pulled_back
+from passes import MODES, SEED, compiled
 from problems import MSE, dense, seeded, sequential
-from recording import MODES, SEED, compiled
 
 import tf_kfgn
 from tf_kfgn import layers

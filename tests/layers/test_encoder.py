@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from brute_force import allclose, flat
+from passes import MODES, SEED, compiled
 from problems import MSE, dense, seeded
-from recording import MODES, SEED, compiled
 
 import tf_kfgn
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from brute_force import allclose, wrong
+from passes import MODES, compiled, record
 from problems import MSE, Problem, dense, random_problem, sequential
-from recording import MODES, compiled, record
 from stock_rules import check_bitwise, check_rules, check_saving, normal, recorded, stock_of
 
 import tf_kfgn

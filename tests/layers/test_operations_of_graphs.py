@@ -9,8 +9,8 @@ import tensorflow as tf
 from brute_force import allclose
 from joint import check_rules
 from keras import ops
+from passes import MODES, SEED, compiled
 from problems import MSE, dense, seeded
-from recording import MODES, SEED, compiled
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator

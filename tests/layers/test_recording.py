@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import tf_kfgn
 from tf_kfgn import layers
+from tf_kfgn.swapping.swap import stock_class
 
 X = tf.constant(np.random.default_rng(0).normal(size=(5, 4)))
 SEQUENCE = tf.constant(np.random.default_rng(0).normal(size=(5, 2, 4)))
@@ -47,7 +48,7 @@ def test_every_recording_class_stands_for_its_stock_class():
     for stock, recording in layers.RECORDING_CLASSES.items():
         assert recording.__name__ == stock.__name__
         assert issubclass(recording, stock)
-        assert recording.stock_class() is stock
+        assert stock_class(recording) is stock
         assert keras.saving.get_registered_name(recording) == f"tf_kfgn>{stock.__name__}"
 
 
@@ -79,3 +80,39 @@ def test_a_layer_with_lora_or_quantization_is_refused(adapt):
     with pytest.raises(ValueError, match=r"'adapted'.*LoRA.*plain Dense"):
         tf_kfgn.enable_curvature(model)
     assert type(model.layers[0]) is keras.layers.Dense
+
+
+def test_a_class_with_a_call_of_its_own_records_what_it_says_and_no_more():
+    class Double(keras.layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), name="scale", initializer="ones")
+
+        def call(self, x):
+            return 2 * x * self.scale
+
+    class RecordingDouble(layers.Recording, Double):
+        marked = 0
+
+        def build(self, shape):
+            super().build(shape)
+            self.mark_variables()
+
+        def mark_variables(self):
+            self.marked += 1
+
+        def call(self, x):
+            outputs, tape = super().call(x), layers.active_tape()
+            if tape is not None:
+                tape.record(layers.ElementwiseOperation(self, x, outputs))
+            return outputs
+
+    layer = RecordingDouble(dtype="float64")
+    assert type(operation_of(layer, X)) is layers.ElementwiseOperation
+    assert layer.marked == 1
+
+    class MyDense(layers.Dense):  # derived from a class that records
+        def call(self, x):
+            return 2 * super().call(x)
+
+    operation = operation_of(MyDense(3, dtype="float64"), X)
+    assert isinstance(operation, layers.ParametrisedOperation)

@@ -289,7 +289,7 @@ class OwnReduction(losses.MeanSquaredError):
 @pytest.mark.parametrize(
     ("loss", "outputs", "message"),
     [
-        (losses.MeanSquaredError(reduction=None), OUTPUTS, "no single number"),
+        (losses.MeanSquaredError(reduction=None), OUTPUTS, "not a single number"),
         (losses.MeanSquaredError(), OUTPUTS[:, 0], "last axis"),
         (losses.CategoricalCrossentropy(from_logits=True, axis=1), ROWS, "axis=1"),
         (losses.Dice(axis=(0, 1)), ROWS, r"axis=\(0, 1\)"),

@@ -25,7 +25,7 @@ def test_factors_are_averaged_over_the_batches(optimizer):
     expected = []
     for number, (x, y) in enumerate(batches(3)):
         tape, _, _ = recorded(model, x, y)
-        factors = optimizer.make_estimator()(tape, tf.constant([optimizer.seed, number]))
+        factors = optimizer.estimator(tape, tf.constant([optimizer.seed, number]))
         expected.append([tuple(f.numpy() for f in pair) for pair in factors.values()])
         model.train_on_batch(x, y)
     means = [
@@ -70,7 +70,7 @@ def test_weights_move_with_the_last_batch_and_periods_count_updates():
         before = joint_weights(model)
         model.train_on_batch(x, y)
         moved.append(not np.array_equal(before[0], joint_weights(model)[0]))
-        counts.append(int(optimizer._state.scalars.factor_updates))
+        counts.append(int(optimizer.memory.scalars.factor_updates))
     assert moved == [False, False, True] * 3
     assert counts == [0, 0, 1, 1, 1, 1, 1, 1, 2]
     assert int(optimizer.iterations) == 3

@@ -59,8 +59,8 @@ def test_what_is_clipped_is_preconditioned(optimizer, clip):
         clipped = [g * min(1, bound / np.linalg.norm(g)) for g in gradient]
     assert any(not np.allclose(a, b) for a, b in zip(clipped, gradient, strict=True))
     alpha = float(made_optimizer.step_size)
-    for index, block in enumerate(made_optimizer._state.layout.blocks):
-        state = made_optimizer._state._blocks[index]
+    for index, block in enumerate(made_optimizer.layout.blocks):
+        state = made_optimizer.memory.blocks[index]
         joint = block.join([tf.constant(g) for g in clipped]).numpy()
         expected = -alpha * state.A_inverse.numpy() @ joint @ state.G_inverse.numpy()
         actual = block.join([tf.constant(s) for s in step]).numpy()

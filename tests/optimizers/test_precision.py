@@ -11,7 +11,7 @@ from updates import OPTIMIZERS
 import tf_kfgn
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers import gauss_newton_of
-from tf_kfgn.recording import tape as tape_module
+from tf_kfgn.recording import products
 
 POLICIES = ["mixed_float16", "mixed_bfloat16"]
 generator = np.random.default_rng(0)
@@ -105,7 +105,7 @@ def test_a_small_loss_does_not_vanish_in_half_precision(optimizer, plain_curvatu
     mixed = curvature(optimizer, "mixed_float16", loss_weights=[weight])
     assert distance(output_factor(mixed), output_factor(plain)) < 0.08
     if optimizer is not tf_kfgn.KFRA:
-        monkeypatch.setattr(tape_module, "unit_scale", lambda tensors: tf.constant(1.0))
+        monkeypatch.setattr(products, "unit_scale", lambda tensors: tf.constant(1.0))
         lost = curvature(optimizer, "mixed_float16", loss_weights=[weight])
         assert distance(output_factor(lost), output_factor(plain)) > 0.2
 

@@ -9,7 +9,7 @@ from updates import MSE, OPTIMIZERS, batches, made
 
 import tf_kfgn
 from tf_kfgn.optimizers import gauss_newton_of
-from tf_kfgn.optimizers.wrapping import chooses
+from tf_kfgn.optimizers.wrapping import delegates_to_several
 
 pytestmark = pytest.mark.skipif(
     not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
@@ -116,8 +116,8 @@ def test_ours_is_found_inside_other_optimizers():
     assert gauss_newton_of(several) is ours
     assert gauss_newton_of(adam) is None
     assert gauss_newton_of(keras.optimizers.LossScaleOptimizer(adam)) is None
-    assert chooses(several)
-    assert not chooses(scaled)
+    assert delegates_to_several(several)
+    assert not delegates_to_several(scaled)
 
 
 def test_optimizers_that_are_chosen_by_a_function_are_found():
@@ -126,7 +126,7 @@ def test_optimizers_that_are_chosen_by_a_function_are_found():
     model = compiled(several)
     model.train_on_batch(TOKENS, Y)
     assert int(ours.iterations) == 1
-    assert int(ours._state.scalars.factor_updates) == 1
+    assert int(ours.memory.scalars.factor_updates) == 1
 
 
 def test_only_other_optimizers_train_as_in_keras():

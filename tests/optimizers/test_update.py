@@ -137,7 +137,7 @@ def test_a_failed_inversion_raises_the_damping_and_is_tried_again():
     model = made(optimizer)
     (first, second, third) = batches(3)
     model.train_on_batch(*first)
-    state = optimizer._state._blocks[0]
+    state = optimizer.memory.blocks[0]
     good_factor, good_inverse = state.A.numpy(), state.A_inverse.numpy()
     state.A.assign(-np.eye(len(good_factor)))
     model.train_on_batch(*second)
@@ -244,7 +244,7 @@ def test_without_a_tape_the_old_curvature_gives_a_fixed_step():
     model, optimizer = made("sgd"), tf_kfgn.KFRA()
     [(x, y)] = batches(1)
     own_step(model, optimizer, x, y)
-    alpha, inverses = float(optimizer.step_size), optimizer._state._blocks[0]
+    alpha, inverses = float(optimizer.step_size), optimizer.memory.blocks[0]
     with tf.GradientTape() as tape:
         value = tf.reduce_mean((model(x) - y) ** 2)
     gradients = tape.gradient(value, model.trainable_variables)

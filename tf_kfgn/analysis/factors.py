@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from tf_kfgn.analysis.inspection import recorded_pass
-from tf_kfgn.factors import (
-    FactorEstimator,
-    KFACEstimator,
-    KFLREstimator,
-    KFRAEstimator,
-    KroneckerFactors,
-)
+from tf_kfgn.analysis.inspection import tape_of
+from tf_kfgn.factors import ESTIMATORS, KroneckerFactors
 from tf_kfgn.factors.sharing import Approximation
-
-_ESTIMATORS: dict[str, Callable[[Approximation, int], FactorEstimator]] = {
-    "kfra": lambda approximation, _: KFRAEstimator(approximation),
-    "kflr": lambda approximation, _: KFLREstimator(approximation),
-    "kfac": KFACEstimator,
-}
 
 
 def kronecker_factors(
@@ -58,16 +46,18 @@ def kronecker_factors(
         for the row-major joint matrix of kernel and bias.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built, the loss has no known curvature, `method`,
             `approximation` or `num_samples` is not one of the above, or KFRA finds a layer
             without a rule.
     """
-    if method not in _ESTIMATORS:
-        raise ValueError(f"`method` must be one of {sorted(_ESTIMATORS)}, received {method!r}.")
-    estimator = _ESTIMATORS[method](approximation, num_samples)
+    if method not in ESTIMATORS:
+        raise ValueError(f"`method` must be one of {sorted(ESTIMATORS)}, received {method!r}.")
+    given: dict[str, Any] = {"approximation": approximation, "num_samples": num_samples}
+    taken = {field.name for field in dataclasses.fields(ESTIMATORS[method])}
+    estimator = ESTIMATORS[method](**{k: v for k, v in given.items() if k in taken})
     if seed is None:
         seed = random.randint(0, 2**31 - 1)
-    with recorded_pass(model, x, loss, y) as tape:
+    with tape_of(model, x, loss, y) as tape:
         factors = estimator(tape, tf.constant([seed, 0], tf.int64))
     return {matrix.name: pair for matrix, pair in factors.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.analysis.inspection import recorded_pass
+from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
 from tf_kfgn.numerics.moments import second_moment
@@ -39,10 +39,10 @@ def gauss_newton_blocks(
         normalisation, an LSTM) is over its weights in their order, each flattened.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built, or the loss has no known curvature.
     """
-    with recorded_pass(model, x, loss, y) as tape:
+    with tape_of(model, x, loss, y) as tape:
         blocks = {}
         for matrix, operations in uses_of_matrices(tape).items():
             if all(_keeps_examples(tape, operation) for operation in operations):
@@ -72,7 +72,7 @@ def gauss_newton_vector_product(
         One tensor for each of `model.trainable_variables`.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built, the loss has no known curvature, or `vectors` does
             not match the variables.
     """
@@ -84,7 +84,7 @@ def gauss_newton_vector_product(
             f"{[tuple(variable.shape) for variable in variables]}, received {shapes}."
         )
     vectors = [tf.cast(v, w.dtype) for v, w in zip(vectors, variables, strict=True)]
-    with recorded_pass(model, x, loss, y) as tape:
+    with tape_of(model, x, loss, y) as tape:
         return tape.gauss_newton_vector_product(vectors, variables)
 
 

@@ -13,8 +13,8 @@ from tf_kfgn.recording.tape import CurvatureTape
 
 
 @contextlib.contextmanager
-def recorded_pass(model: keras.Model, x: Any, loss: Any, y: Any) -> Iterator[CurvatureTape]:
-    """Run a model in inference mode and watch its loss.
+def tape_of(model: keras.Model, x: Any, loss: Any, y: Any) -> Iterator[CurvatureTape]:
+    """The tape of a model that runs in inference mode, with its loss watched.
 
     Args:
         model: A built Keras model.
@@ -23,7 +23,7 @@ def recorded_pass(model: keras.Model, x: Any, loss: Any, y: Any) -> Iterator[Cur
         y: Targets as the loss takes them, or None.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built, or the loss has no known curvature.
     """
     with recording(model):

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 from typing import Any
 
 import keras
 import numpy as np
-import rich.console
-import rich.table
 import tensorflow as tf
 
-from tf_kfgn.analysis.work import work_against_gradient
+from tf_kfgn._keras.models import input_structure
+from tf_kfgn.analysis.cost import cost_against_gradient
+from tf_kfgn.analysis.table import table_of
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import find_blocks, path_of
@@ -45,7 +44,7 @@ def curvature_summary(
             with if it is one of `tf_kfgn`, or else `KFRA()`.
         x: One example or more to call the model with, from which the number of shared positions
             is seen. Defaults to zeros in the shapes of `model.inputs`.
-        batch_size: Examples in a batch, for the estimate of the work.
+        batch_size: Examples in a batch, for the estimate of `"work"`.
         verbose: Whether to print the table.
 
     Returns:
@@ -60,7 +59,7 @@ def curvature_summary(
         - `"note"`: what is not exact about the block, or empty.
 
     Raises:
-        TypeError: If `model` is no Keras model.
+        TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built.
     """
     if optimizer is None:
@@ -75,18 +74,18 @@ def curvature_summary(
             variables = [model.trainable_variables[index] for index in block.indices]
             layer = layers[id(variables[0])]
             uses = _uses(operations, block)
-            work = work_against_gradient(block, uses, optimizer, batch_size, num_outputs)
+            cost = cost_against_gradient(block, uses, optimizer, batch_size, num_outputs)
             rows[block.name if isinstance(block, KroneckerBlock) else path_of(variables[0])] = {
                 "kind": "Kronecker" if isinstance(block, KroneckerBlock) else "diagonal",
                 "layer": type(layer).__name__,
                 "A": block.factor_shapes[0] if isinstance(block, KroneckerBlock) else None,
                 "G": block.factor_shapes[1] if isinstance(block, KroneckerBlock) else None,
                 "state_mib": _state_size(block, variables) / _MIB,
-                "work": work,
+                "work": cost,
                 "note": _note(block, layer, uses, optimizer),
             }
     if verbose:
-        print(_table(model, optimizer, rows, batch_size))
+        print(table_of(model, optimizer, rows, batch_size))
     return rows
 
 
@@ -100,7 +99,8 @@ def _recorded(model: keras.Model, x: Any) -> tuple[list[Operation], int]:
         if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
             return [], 0
         zeros = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
-        structure = getattr(model, "_inputs_struct", inputs[0])
+        structure = input_structure(model)
+        structure = inputs[0] if structure is None else structure
         x = keras.tree.pack_sequence_as(structure, zeros)
     with CurvatureTape() as tape:
         outputs = model(x, training=False)
@@ -145,8 +145,7 @@ def _note(block: Block, layer: Any, uses: list[Any], optimizer: GaussNewton) -> 
             any(v is own for own in diagonal_variables(layer)) for v in layer.trainable_variables
         )
         reason = "not in the layer's matrix" if has_matrix else "the layer has no matrix"
-        sampled = "sampled" if isinstance(optimizer, KFRA) else "by columns"
-        return f"falls back: {reason}; {sampled}"
+        return f"falls back: {reason}; {optimizer.estimator.diagonals}"
     notes = []
     limit = optimizer.max_factor_size
     if block.matrix.diagonal_input:
@@ -163,40 +162,3 @@ def _note(block: Block, layer: Any, uses: list[Any], optimizer: GaussNewton) -> 
         places = f"{len(uses)} uses" if len(uses) > 1 else f"{uses[0].shared} positions"
         notes.append(f"{places}: {name}")
     return "; ".join(notes)
-
-
-def _table(
-    model: keras.Model,
-    optimizer: GaussNewton,
-    rows: dict[str, dict[str, Any]],
-    batch_size: int,
-) -> str:
-    table = rich.table.Table(
-        title=f"Curvature of {model.name!r} under {type(optimizer).__name__}, "
-        f"{batch_size} examples a batch"
-    )
-    for heading in ("block (layer)", "kind", "A", "G"):
-        table.add_column(heading, overflow="fold")
-    table.add_column("state, MiB", justify="right")
-    table.add_column("work / gradient", justify="right")
-    table.add_column("note", overflow="fold")
-    for name, row in rows.items():
-        table.add_row(
-            f"{name} ({row['layer']})",
-            row["kind"],
-            _shape(row["A"]),
-            _shape(row["G"]),
-            f"{row['state_mib']:.3g}",
-            "" if row["work"] is None else f"{row['work']:.2f}",
-            row["note"],
-        )
-    table.add_section()
-    total = sum(row["state_mib"] for row in rows.values())
-    table.add_row("total", "", "", "", f"{total:.3g}", "", "")
-    text = io.StringIO()
-    rich.console.Console(file=text, width=130).print(table)
-    return text.getvalue()
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "" if shape is None else " x ".join(str(size) for size in shape)

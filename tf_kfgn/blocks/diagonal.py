@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.blocks.block import Block, Shape, Slot
 from tf_kfgn.blocks.factor import is_finite
@@ -38,42 +39,43 @@ class DiagonalBlock(Block):
     shape: Shape
 
     @property
+    @override
     def name(self) -> str:
-        """See `Block.name`."""
         return self.path.replace("/", "_")
 
     @property
+    @override
     def slots(self) -> list[Slot]:
-        """See `Block.slots`."""
         return [Slot("diagonal", "zeros", self.shape), Slot("inverse", "ones", self.shape)]
 
+    @override
     def state(self, values: Sequence[Any]) -> DiagonalState:
-        """See `Block.state`."""
         return DiagonalState(*values)
 
+    @override
     def estimate(self, state: DiagonalState) -> tuple[tf.Tensor, ...]:
-        """See `Block.estimate`: the diagonal."""
         return (state.diagonal,)
 
+    @override
     def average(
         self, state: DiagonalState, estimate: Sequence[tf.Tensor], decay: tf.Tensor
     ) -> DiagonalState:
-        """See `Block.average`."""
         decay = tf.cast(decay, state.diagonal.dtype)
         [new] = estimate
         mixed = decay * state.diagonal + (1 - decay) * tf.cast(new, state.diagonal.dtype)
         return state._replace(diagonal=mixed)
 
+    @override
     def invert(self, state: DiagonalState, damping: tf.Tensor) -> tuple[DiagonalState, tf.Tensor]:
-        """See `Block.invert`: `1 / (d + τ)`."""
+        """Renew the inverse, `1 / (d + τ + η)`."""
         inverse = 1 / (state.diagonal + tf.cast(damping, state.diagonal.dtype))
         good = is_finite(inverse)
         return state._replace(inverse=tf.where(good, inverse, state.inverse)), good
 
+    @override
     def precondition(
         self, state: DiagonalState, tensors: Sequence[tf.Tensor]
     ) -> dict[int, tf.Tensor]:
-        """See `Block.precondition`."""
         [index] = self.indices
         product = state.inverse * tf.cast(tensors[index], state.inverse.dtype)
         return {index: tf.cast(product, tensors[index].dtype)}

@@ -23,17 +23,17 @@ def mean_diagonal(factor: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(diagonal, axis=(-2, -1), keepdims=True)
 
 
-def damped_inverse(factor: tf.Tensor, shift: tf.Tensor) -> tf.Tensor:
-    """Inverse of `factor + shift I`; not finite if that is not positive definite.
+def damped_inverse(factor: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
+    """Inverse of `factor + damping I`; not finite if that is not positive definite.
 
     Args:
         factor: A factor.
-        shift: A scalar, or one for each group: shape `([groups,] 1, 1)`.
+        damping: A scalar, or one for each group: shape `([groups,] 1, 1)`.
     """
     if is_diagonal(factor):
-        damped = factor + shift
+        damped = factor + damping
         return tf.where(damped > 0, 1 / damped, tf.constant(float("nan"), factor.dtype))
-    return cholesky_inverse(factor + shift * identity(tuple(factor.shape), factor.dtype))
+    return cholesky_inverse(factor + damping * identity(tuple(factor.shape), factor.dtype))
 
 
 def cholesky_inverse(matrix: tf.Tensor) -> tf.Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.blocks.block import Block, Slot
 from tf_kfgn.blocks.factor import (
@@ -53,8 +54,8 @@ class KroneckerBlock(Block):
     max_factor_size: int | None = None
 
     @property
+    @override
     def name(self) -> str:
-        """See `Block.name`."""
         return self.matrix.name
 
     @property
@@ -79,8 +80,8 @@ class KroneckerBlock(Block):
         )
 
     @property
+    @override
     def slots(self) -> list[Slot]:
-        """See `Block.slots`."""
         A, G = self.factor_shapes
         return [
             Slot("A", "zeros", A),
@@ -89,29 +90,30 @@ class KroneckerBlock(Block):
             Slot("G_inverse", "identity", G),
         ]
 
+    @override
     def state(self, values: Sequence[Any]) -> KroneckerState:
-        """See `Block.state`."""
         return KroneckerState(*values)
 
+    @override
     def estimate(self, state: KroneckerState) -> tuple[tf.Tensor, ...]:
-        """See `Block.estimate`: A and G."""
+        """The averages A and G."""
         return (state.A, state.G)
 
+    @override
     def average(
         self, state: KroneckerState, estimate: Sequence[tf.Tensor], decay: tf.Tensor
     ) -> KroneckerState:
-        """See `Block.average`."""
         A, G = estimate
         return average(state, A, G, decay)
 
+    @override
     def invert(self, state: KroneckerState, damping: tf.Tensor) -> tuple[KroneckerState, tf.Tensor]:
-        """See `Block.invert`."""
         return invert(state, damping)
 
+    @override
     def precondition(
         self, state: KroneckerState, tensors: Sequence[tf.Tensor]
     ) -> dict[int, tf.Tensor]:
-        """See `Block.precondition`."""
         return self.split(precondition(state, self.join(tensors)), tensors)
 
     def join(self, tensors: Sequence[tf.Tensor]) -> tf.Tensor:

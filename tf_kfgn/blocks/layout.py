@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -15,7 +16,8 @@ from tf_kfgn.operations.marks import mark_of, matrix_of
 from tf_kfgn.operations.weight_matrix import WeightMatrix
 
 
-class Layout(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layout:
     """The variables of an optimizer and the blocks that cover them.
 
     Attributes:
@@ -57,14 +59,14 @@ class Layout(NamedTuple):
         """Whether some variable of a block is trained now; its layer may have been frozen since."""
         return any(self.variables[index].trainable for index in block.indices)
 
-    def ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
+    def dampings(self, damping: tf.Tensor) -> list[tf.Tensor]:
         """τ + η of each variable."""
         return [damping + eta for eta in self.l2]
 
-    def block_ridges(self, damping: tf.Tensor) -> list[tf.Tensor]:
+    def block_dampings(self, damping: tf.Tensor) -> list[tf.Tensor]:
         """τ + η of each block, η being that of its kernel."""
-        ridges = self.ridges(damping)
-        return [ridges[block.indices[0]] for block in self.blocks]
+        dampings = self.dampings(damping)
+        return [dampings[block.indices[0]] for block in self.blocks]
 
 
 def find_blocks(variables: Sequence[Any], max_factor_size: int | None = None) -> list[Block]:

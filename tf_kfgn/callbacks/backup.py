@@ -11,7 +11,9 @@ from typing import Any
 
 import keras
 
+from tf_kfgn._keras.models import set_initial_epoch
 from tf_kfgn.callbacks import backup_file
+from tf_kfgn.numerics.files import PARTIAL
 from tf_kfgn.optimizers.wrapping import build_once
 
 _LOGGER = logging.getLogger("tf_kfgn")
@@ -68,7 +70,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
     ) -> None:
-        """See the class."""
+        """Take the arguments, which the class describes."""
         if save_freq != "epoch":
             raise ValueError(
                 f"`save_freq` must be 'epoch', but got {save_freq!r}: fit() restarts an epoch from "
@@ -101,15 +103,14 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 f"{self._folder} holds a backup of keras.callbacks.BackupAndRestore. Finish that "
                 "training with it, or choose another `backup_dir`."
             )
-        self.model._initial_epoch = self._restored_epoch()
+        set_initial_epoch(self.model, self._restored_epoch())
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Do not let the next `fit` start where this one did, as it does with Keras' callback."""
-        self.model._initial_epoch = None
+        set_initial_epoch(self.model, None)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Back up, then remove older backups."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         backup_file.write(self._folder / f"epoch-{epoch + 1:08d}.npz", self._variables())
         self._remove_all_but(2 if self.double_checkpoint else 1)
 
@@ -118,7 +119,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Remove the backups, and the folder if nothing else is in it."""
-        self.model._initial_epoch = None
+        set_initial_epoch(self.model, None)
         if self.delete_checkpoint and self._folder.exists():
             self._remove_all_but(0)
             if not any(self._folder.iterdir()):
@@ -161,7 +162,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
 
     def _remove_all_but(self, count: int) -> None:
         """Remove all but the newest backups, and what killed processes left half written."""
-        partial = self._folder.glob(f"epoch-*{backup_file.PARTIAL}")
+        partial = self._folder.glob(f"epoch-*{PARTIAL}")
         # The oldest first: at any moment the newest of those that are left may be continued from.
         for path in (*partial, *reversed(self._backups()[count:])):
             path.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,24 +10,19 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-PARTIAL = ".partial"  # ends the name of a file that is still being written
+from tf_kfgn.numerics.files import whole_file
 
 
 def write(path: Path, variables: Sequence[Any]) -> None:
     """Save the values of variables; a process that is killed here leaves the old file, or none.
 
     Args:
-        path: A file in a local folder that exists.
+        path: A file in a local folder; the folder is made where it does not exist.
         variables: Keras variables.
     """
     values = {str(position): variable.numpy() for position, variable in enumerate(variables)}
-    partial = path.with_name(path.name + PARTIAL)
-    with open(partial, "wb") as file:
+    with whole_file(path) as file:
         np.savez(file, **values)
-        file.flush()
-        os.fsync(file.fileno())  # the name must not reach the disk before the content does
-    os.replace(partial, path)
-    _sync_folder(path.parent)
 
 
 def read(path: Path, variables: Sequence[Any]) -> list[np.ndarray]:
@@ -70,13 +64,3 @@ def _fitting(value: np.ndarray, variable: Any, path: Path) -> np.ndarray:
             f"{tuple(variable.shape)} and type {dtype}, the backup {value.shape} and {value.dtype}."
         )
     return value
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a renaming last, where the system lets one open a folder."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import keras
 
 from tf_kfgn.callbacks.figure import draw
-from tf_kfgn.callbacks.snapshot import Snapshot, work_between
+from tf_kfgn.callbacks.snapshot import Snapshot, parts_between
 from tf_kfgn.callbacks.spectrum import spectra
 from tf_kfgn.callbacks.summaries import ScalarWriter
 from tf_kfgn.callbacks.timing import UpdateTimes
 from tf_kfgn.numerics.checks import check_count, check_period
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
-from tf_kfgn.optimizers.failure_log import warn
+from tf_kfgn.optimizers.failure_log import log_failures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +90,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
         curvature_frequency: int | None = 1,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """See the class."""
+        """Take the arguments, which the class describes."""
         super().__init__()
         if not isinstance(log_dir, (str, os.PathLike, type(None))):
             raise ValueError(f"`log_dir` must be a path or None, received {log_dir!r}.")
@@ -125,7 +125,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
     # What Keras calls
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Find the optimizer.
+        """Find the optimizer, and start a history if it is another one than before.
 
         Raises:
             ValueError: If there is none.
@@ -160,7 +160,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
         seconds = self._clock() - self._batch_start
         self._last = after
         if self.model.steps_per_execution == 1:
-            self._times.add(work_between(before, after, self._gauss_newton.settings), seconds)
+            self._times.add(parts_between(before, after, self._gauss_newton.settings), seconds)
         if after.iteration // self.frequency > before.iteration // self.frequency:
             values = {name: getattr(after.scalars, name) for name in RECORDED}
             for name, value in {"update": after.iteration, **values}.items():
@@ -182,7 +182,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
         self._write(values)
         if self._writer is not None:
             self._writer.flush()
-        _warn(epoch + 1, self._epoch_start, self._last)
+        _log_failures(epoch + 1, self._epoch_start, self._last)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Close the event file."""
@@ -206,9 +206,9 @@ class CurvatureMonitor(keras.callbacks.Callback):
             self._writer = None
 
 
-def _warn(epoch: int, before: Snapshot, after: Snapshot) -> None:
+def _log_failures(epoch: int, before: Snapshot, after: Snapshot) -> None:
     """Log what went wrong between the start and the end of an epoch."""
     updates = after.iteration - before.iteration
     nonfinite = after.scalars.nonfinite_steps - before.scalars.nonfinite_steps
     failed = after.scalars.failed_inversions - before.scalars.failed_inversions
-    warn(f"Epoch {epoch}", updates, nonfinite, failed)
+    log_failures(f"Epoch {epoch}", updates, nonfinite, failed)

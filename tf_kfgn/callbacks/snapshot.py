@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_kfgn.optimizers import GaussNewton, update
-from tf_kfgn.optimizers.memory import Memory, Scalars, Settings
+from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.optimizers.comparison import comparison_due
+from tf_kfgn.optimizers.curvature import factors_due
+from tf_kfgn.optimizers.memory import Memory, Scalars
+from tf_kfgn.optimizers.settings import Settings
 
 
 class Snapshot(NamedTuple):
@@ -26,12 +29,12 @@ class Snapshot(NamedTuple):
         """Read the scalars, which waits for the device; all 0 before the optimizer is built."""
         if not optimizer.built:
             return cls(0, Scalars(*(0 for _ in Scalars._fields)))
-        scalars = Scalars(*(_number(variable) for variable in optimizer._state.scalars))
+        scalars = Scalars(*(_number(variable) for variable in optimizer.memory.scalars))
         return cls(_number(optimizer.iterations), scalars)
 
 
-class Work(NamedTuple):
-    """Which parts of an update ran, beyond its gradient and step.
+class Parts(NamedTuple):
+    """The parts of an update that ran, beyond its gradient and step.
 
     Attributes:
         factors: Whether new factors were estimated.
@@ -44,8 +47,8 @@ class Work(NamedTuple):
     comparison: bool
 
 
-def work_between(before: Snapshot, after: Snapshot, settings: Settings) -> Work | None:
-    """What happened between two snapshots, or None if that was not one finite update.
+def parts_between(before: Snapshot, after: Snapshot, settings: Settings) -> Parts | None:
+    """What ran between two snapshots, or None if that was not one finite update.
 
     Args:
         before: Snapshot before the update.
@@ -56,9 +59,9 @@ def work_between(before: Snapshot, after: Snapshot, settings: Settings) -> Work 
     if after.iteration != before.iteration + 1 or new.nonfinite_steps > old.nonfinite_steps:
         return None
     memory, period = Memory([], [], old), settings.damping_period
-    compared = period is not None and update.comparison_due(memory, period, before.iteration)
-    return Work(
-        factors=bool(update.factors_due(memory, settings, before.iteration)),
+    compared = period is not None and comparison_due(settings, memory, before.iteration)
+    return Parts(
+        factors=bool(factors_due(settings, memory, before.iteration)),
         inverses=new.inverse_age == 1 or new.failed_inversions > old.failed_inversions,
         comparison=bool(compared),
     )

@@ -28,16 +28,16 @@ def spectra(optimizer: GaussNewton, scalars: Scalars) -> dict[str, float]:
         `condition/<block>/<factor>`, of the damped factor, the largest of any group. Factors are
         `A` and `G`, or `diagonal`. NaN as long as no factors exist.
     """
-    layout = optimizer._state.layout
+    layout = optimizer.layout
     names = [block.name for block in layout.blocks]
-    ridges = dict(zip(names, layout.block_ridges(scalars.damping), strict=True))
+    dampings = dict(zip(names, layout.block_dampings(scalars.damping), strict=True))
     known = scalars.factor_updates > 0
     found: dict[str, float] = {}
     for block, averages in optimizer.curvature().items():
         factors = [np.asarray(average, np.float64) for average in averages]
-        for name, factor, shift in _with_shifts(factors, ridges[block]):
+        for name, factor, damping in _with_dampings(factors, dampings[block]):
             found[f"trace/{block}/{name}"] = trace(factor) if known else math.nan
-            condition = condition_number(factor, shift) if known else math.nan
+            condition = condition_number(factor, damping) if known else math.nan
             found[f"condition/{block}/{name}"] = condition
     return found
 
@@ -49,30 +49,30 @@ def trace(factor: np.ndarray) -> float:
     return float(np.trace(factor, axis1=-2, axis2=-1).sum())
 
 
-def condition_number(factor: np.ndarray, shift: np.ndarray) -> float:
-    """Condition number of `factor + shift I`, the largest of any group.
+def condition_number(factor: np.ndarray, damping: np.ndarray) -> float:
+    """Condition number of `factor + damping I`, the largest of any group.
 
     Args:
         factor: Shape `([groups,] d, d)`, or its diagonal, `([groups,] d, 1)`.
-        shift: Shape `([groups,] 1, 1)`.
+        damping: Shape `([groups,] 1, 1)`.
 
     Returns:
         Largest over smallest eigenvalue; infinity if one is not positive.
     """
     eigenvalues = factor[..., 0] if factor.shape[-1] == 1 else np.linalg.eigvalsh(factor)
-    damped = eigenvalues + shift[..., 0]
+    damped = eigenvalues + damping[..., 0]
     largest, smallest = damped.max(axis=-1), damped.min(axis=-1)
     if not np.all(smallest > 0):
         return math.inf
     return float(np.max(largest / smallest))
 
 
-def _with_shifts(
-    factors: Sequence[np.ndarray], ridge: float
+def _with_dampings(
+    factors: Sequence[np.ndarray], damping: float
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, values and damping of each factor of a block whose damping is `ridge`."""
+    """Name, values and damping of each factor of a block whose damping τ + η is given."""
     if len(factors) == 1:
-        return [("diagonal", factors[0].reshape(-1, 1), np.full((1, 1), ridge))]
+        return [("diagonal", factors[0].reshape(-1, 1), np.full((1, 1), damping))]
     A, G = factors
-    pi, root = np.asarray(scale_ratio(A, G)), math.sqrt(ridge)
+    pi, root = np.asarray(scale_ratio(A, G)), math.sqrt(damping)
     return [("A", A, pi * root), ("G", G, root / pi)]

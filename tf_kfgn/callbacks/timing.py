@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from tf_kfgn.callbacks.snapshot import Work
+from tf_kfgn.callbacks.snapshot import Parts
 
 PARTS = ("gradient_and_step", "factors", "inverses", "comparison")
 
@@ -26,24 +26,24 @@ class UpdateTimes:
 
     def __init__(self) -> None:
         """Start without any."""
-        self._updates: collections.deque[tuple[Work, float]] = collections.deque(maxlen=WINDOW)
+        self._updates: collections.deque[tuple[Parts, float]] = collections.deque(maxlen=WINDOW)
         self._to_skip = WARM_UP
 
     def start(self) -> None:
         """Leave the next `WARM_UP` updates out: `fit` has started."""
         self._to_skip = WARM_UP
 
-    def add(self, work: Work | None, seconds: float) -> None:
+    def add(self, parts: Parts | None, seconds: float) -> None:
         """Add one update.
 
         Args:
-            work: What it did, or None if that is not known.
+            parts: What ran in it, or None if that is not known.
             seconds: How long it took.
         """
         if self._to_skip:
             self._to_skip -= 1
-        elif work is not None:
-            self._updates.append((work, seconds))
+        elif parts is not None:
+            self._updates.append((parts, seconds))
 
     def seconds(self) -> dict[str, float]:
         """Seconds that each of `PARTS` takes whenever it runs.
@@ -55,13 +55,13 @@ class UpdateTimes:
         Returns:
             `{part: seconds}`, NaN for a part that hardly ran, or only together with another.
         """
-        groups: dict[Work, list[float]] = {}
-        for work, seconds in self._updates:
-            groups.setdefault(work, []).append(seconds)
-        groups = {work: times for work, times in groups.items() if len(times) >= ENOUGH}
+        groups: dict[Parts, list[float]] = {}
+        for ran, seconds in self._updates:
+            groups.setdefault(ran, []).append(seconds)
+        groups = {ran: times for ran, times in groups.items() if len(times) >= ENOUGH}
         if not groups:
             return dict.fromkeys(PARTS, math.nan)
-        design = np.array([(1.0, *work) for work in groups])
+        design = np.array([(1.0, *ran) for ran in groups])
         medians = np.array([np.median(times) for times in groups.values()])
         weights = np.sqrt([len(times) for times in groups.values()])
         inverse = np.linalg.pinv(design * weights[:, None])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-import uuid
 import warnings
 from collections.abc import Callable
 
 import numpy as np
+
+from tf_kfgn.numerics.files import whole_file
 
 
 def folder(cache_dir: str | os.PathLike[str] | None = None) -> pathlib.Path:
@@ -42,7 +43,8 @@ def load_or_make(
         warnings.warn(f"{path} cannot be used and is made anew: {error}", stacklevel=3)
     images = make()
     try:
-        _write_whole(path, images)
+        with whole_file(path) as stream:
+            np.savez_compressed(stream, images=images)
     except OSError as error:
         warnings.warn(
             f"The data set could not be kept in {path} and is generated at every load: {error}. "
@@ -58,15 +60,3 @@ def _read(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
     if images.shape != shape or images.dtype != np.uint8:
         raise ValueError(f"expected uint8 of shape {shape}, got {images.dtype} of {images.shape}")
     return images
-
-
-def _write_whole(path: pathlib.Path, images: np.ndarray) -> None:
-    """Write beside the file and rename, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with partial.open("xb") as stream:
-            np.savez_compressed(stream, images=images)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

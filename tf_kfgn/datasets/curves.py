@@ -15,6 +15,7 @@ import pathlib
 import numpy as np
 
 from tf_kfgn.datasets import cache
+from tf_kfgn.numerics.checks import check_count
 
 _SIDE = 28
 _MARGIN = 3.0  # pixels between the three points and the border
@@ -59,13 +60,9 @@ def load_data(
     """
     if path is not None:
         return _read_original(pathlib.Path(path))
-    for name, value, least in (
-        ("train_size", train_size, 1),
-        ("test_size", test_size, 1),
-        ("seed", seed, 0),
-    ):
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-            raise ValueError(f"`{name}` must be an integer >= {least}, received {value!r}.")
+    check_count("train_size", train_size, kind=numbers.Integral)
+    check_count("test_size", test_size, kind=numbers.Integral)
+    check_count("seed", seed, low=0, kind=numbers.Integral)
     # NumPy's narrow integers would overflow in the sum of the sizes.
     seed, train_size, test_size = int(seed), int(train_size), int(test_size)
     name = f"curves-v{_VERSION}-seed{seed}-{train_size}-{test_size}.npz"

@@ -18,7 +18,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an IDX file, plain or compressed by gzip.
 
     Args:
-        path: The file. Whether it is compressed is told from its content, not its name.
+        path: The file. Its content shows whether it is compressed, not its name.
 
     Returns:
         The array, in native byte order.

@@ -73,7 +73,7 @@ def _download() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.nda
             f"Keras could not download MNIST ({error}). Without a network, pass `data_dir`, a "
             "folder with the four IDX files of MNIST or of a data set in its format. Debian's "
             "package dataset-fashion-mnist holds one: `apt-get install dataset-fashion-mnist`, "
-            "and `dpkg -L dataset-fashion-mnist` tells the folder."
+            "and `dpkg -L dataset-fashion-mnist` shows its folder."
         ) from error
 
 

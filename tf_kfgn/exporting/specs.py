@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn._keras.models import input_structure
+
 
 def specs_of(name: str, example: Any) -> Any:
     """The named specs of a batch, of any size unless the spec of the user's own says otherwise.
@@ -50,13 +52,13 @@ def input_specs(model: keras.Model) -> Any:
     Raises:
         ValueError: If it declares none.
     """
-    functional = getattr(model, "_functional", model)  # the one inside a Sequential
-    if not isinstance(functional, keras.Model) or not hasattr(functional, "_inputs_struct"):
+    structure = input_structure(model)
+    if structure is None:
         raise ValueError(
             f"Model {model.name!r} of class {type(model).__name__} does not declare its inputs. "
             "Pass `x`, an example batch or tf.TensorSpec(shape, dtype)."
         )
-    return specs_of("x", functional.input)
+    return specs_of("x", structure)
 
 
 def named_tensors(name: str, structure: Any) -> dict[str, tf.Tensor]:

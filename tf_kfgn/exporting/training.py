@@ -11,9 +11,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn._keras.layers import flattened_layers
+from tf_kfgn._keras.models import compiled_loss, compiled_metrics
 from tf_kfgn.exporting.checkpoint import named_variables, restore_function, save_function
 from tf_kfgn.exporting.specs import input_specs, named_tensors, specs_of
-from tf_kfgn.numerics.files import written_whole
+from tf_kfgn.numerics.files import whole_directory
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
 from tf_kfgn.optimizers.wrapping import build_once
 
@@ -89,7 +91,7 @@ def export_training(
         for name, function in functions.items():
             setattr(module, name, function)
         signatures = {"serving_default": functions["predict"], **functions}
-        with written_whole(path) as directory:
+        with whole_directory(path) as directory:
             tf.saved_model.save(module, str(directory), signatures=signatures)
 
 
@@ -164,7 +166,7 @@ def _built_optimizer(model: Any) -> GaussNewton:
 
 
 def _lookup_tables(model: keras.Model) -> list[Any]:
-    attributes = (value for layer in model._flatten_layers() for value in vars(layer).values())
+    attributes = (value for layer in flattened_layers(model) for value in vars(layer).values())
     return [a for a in attributes if isinstance(a, tf.saved_model.experimental.TrackableResource)]
 
 
@@ -179,13 +181,14 @@ def _target_specs(model: keras.Model, x: Any) -> Any:
 @contextlib.contextmanager
 def _metrics_kept_open(model: keras.Model) -> Iterator[None]:
     """Leave it to the first batch of `fit`, not to this one, what `"accuracy"` means."""
-    unbuilt = [c for c in (model._compile_loss, model._compile_metrics) if c and not c.built]
+    loss, metrics = compiled_loss(model), compiled_metrics(model)
+    unbuilt = [compiled for compiled in (loss, metrics) if compiled and not compiled.built]
     try:
         yield
     finally:
         for compiled in unbuilt:
             compiled.built = False
-            if compiled is model._compile_loss:
+            if compiled is loss:
                 compiled.metrics.clear()
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Container, Sequence
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
 from tf_kfgn.numerics import random
+from tf_kfgn.numerics.checks import check_count
 from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import OneHotOperation, ParametrisedOperation
@@ -17,6 +20,22 @@ from tf_kfgn.operations.weight_matrix import WeightMatrix, is_large
 from tf_kfgn.recording.tape import CurvatureTape
 
 Uses = dict[WeightMatrix, list[ParametrisedOperation]]
+
+
+# Estimators by the names that `kronecker_factors` takes.
+ESTIMATORS: dict[str, type[FactorEstimator]] = {}
+
+Estimator = TypeVar("Estimator", bound="type[FactorEstimator]")
+
+
+def registered(name: str) -> Callable[[Estimator], Estimator]:
+    """Let `kronecker_factors` find an estimator by a name."""
+
+    def register(estimator: Estimator) -> Estimator:
+        ESTIMATORS[name] = estimator
+        return estimator
+
+    return register
 
 
 class KroneckerFactors(NamedTuple):
@@ -47,24 +66,44 @@ class Estimate(NamedTuple):
     diagonals: list[tf.Tensor]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class FactorEstimator(abc.ABC):
     """Estimates the factors of every trained weight matrix, and diagonals of other variables.
 
     Subclasses supply G; A is the same for all. No estimator knows a class of layer: it sees rows
-    (`ParametrisedOperation`) and averages (`Operation.pull_back`).
+    (`ParametrisedOperation`) and averages (`Operation.pull_back`). The fields of a subclass are
+    its arguments; those of its optimizer beyond `GaussNewton`'s have the same names.
+
+    Attributes:
+        approximation: `"expand"`, `"reduce"`, or a dictionary from names of layers to these.
+        max_factor_size: Rows above which a factor is diagonal; None for no limit.
+
+    Raises:
+        ValueError: If an argument is out of its range.
     """
 
-    def __init__(
-        self, approximation: Approximation = "expand", *, max_factor_size: int | None = None
-    ) -> None:
-        """Choose how shared weights enter, and which factors are only diagonal.
+    # How the diagonals of variables without a matrix are found, for `curvature_summary`.
+    diagonals: ClassVar[str] = "by columns"
 
-        Args:
-            approximation: `"expand"`, `"reduce"`, or a dictionary from names of layers to these.
-            max_factor_size: Rows above which a factor is diagonal; None for no limit.
+    approximation: Approximation = "expand"
+    max_factor_size: int | None = dataclasses.field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        Sharing(self.approximation)  # refuses a wrong name
+        check_count("max_factor_size", self.max_factor_size, optional=True)
+
+    @property
+    def seed(self) -> int:
+        """Seed that an optimizer calls the estimator with: in update t with `(seed, t)`.
+
+        A subclass may have an argument of that name.
         """
-        self.sharing = Sharing(approximation)
-        self.max_factor_size = max_factor_size
+        return 0
+
+    def config(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     def __call__(
         self, tape: CurvatureTape, seed: tf.Tensor
@@ -111,9 +150,26 @@ class FactorEstimator(abc.ABC):
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The factor G of each matrix, and the diagonal of each variable."""
 
+    @abc.abstractmethod
+    def output_cost(
+        self,
+        uses: Sequence[ParametrisedOperation],
+        forward: int,
+        batch_size: int,
+        num_outputs: int,
+    ) -> float:
+        """Multiplications and additions for the factor G of one matrix.
+
+        Args:
+            uses: The recorded operations of the matrix.
+            forward: Those of its product with the inputs of one example.
+            batch_size: Examples in a batch.
+            num_outputs: Outputs of the model for one example.
+        """
+
     def sharing_of(self, matrix: WeightMatrix) -> WeightSharing:
         """How the shared positions of a matrix enter."""
-        return self.sharing.of_layer(matrix.layer)
+        return Sharing(self.approximation).of_layer(matrix.layer)
 
     def diagonal_output(self, matrix: WeightMatrix) -> bool:
         """Whether G of a matrix is only diagonal."""
@@ -133,8 +189,32 @@ class FactorEstimator(abc.ABC):
         )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class CotangentEstimator(FactorEstimator):
     """An estimator whose G is a second moment of back-propagated columns."""
+
+    @abc.abstractmethod
+    def passes(self, num_outputs: int) -> int:
+        """Backward passes for one estimate.
+
+        Args:
+            num_outputs: Outputs of the model for one example.
+        """
+
+    @override
+    def output_cost(
+        self,
+        uses: Sequence[ParametrisedOperation],
+        forward: int,
+        batch_size: int,
+        num_outputs: int,
+    ) -> float:
+        matrix = uses[0].matrix
+        positions = sum(use.shared for use in uses)
+        width = 1 if self.diagonal_output(matrix) else matrix.out_features
+        rows = batch_size * positions * (matrix.groups or 1)
+        moment = 2 * rows * matrix.out_features * width
+        return self.passes(num_outputs) * (batch_size * forward + moment)
 
     def curvature_of_column(
         self,

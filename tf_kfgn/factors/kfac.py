@@ -1,50 +1,55 @@
-"""KFAC: Kronecker factors from gradients for targets that the model itself draws.
+"""KFAC: Kronecker factors from sampled gradients.
 
 Martens & Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", ICML
-2015. Its expectation over the draws is KFLR.
+2015. What is sampled is a cotangent of the outputs whose covariance is the Hessian of the loss: for
+categorical, Bernoulli and squared-error losses the gradient for a target that the model itself
+draws, as in the paper; for Poisson and general losses a Gaussian vector. Its expectation over the
+draws is KFLR.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from typing_extensions import override
 
-from tf_kfgn.factors.estimator import CotangentEstimator, Uses
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.estimator import CotangentEstimator, Uses, registered
+from tf_kfgn.numerics.checks import check_count, check_seed
 from tf_kfgn.numerics.random import fold_in
 from tf_kfgn.recording.tape import CurvatureTape
 
 
+@registered("kfac")
+@dataclasses.dataclass(frozen=True, eq=False)
 class KFACEstimator(CotangentEstimator):
-    """G is the second moment of a few sampled cotangents for each example."""
+    """G is the second moment of a few sampled cotangents for each example.
 
-    def __init__(
-        self,
-        approximation: Approximation = "expand",
-        num_samples: int = 1,
-        *,
-        max_factor_size: int | None = None,
-    ) -> None:
-        """Choose how shared weights and how many samples enter.
+    Attributes:
+        num_samples: Cotangents drawn for each example.
+        seed: Seed of the draws.
+    """
 
-        Args:
-            approximation: See `FactorEstimator`.
-            num_samples: Cotangents drawn for each example.
-            max_factor_size: See `FactorEstimator`.
+    num_samples: int = 1
+    seed: int = dataclasses.field(default=0, kw_only=True)
 
-        Raises:
-            ValueError: If `num_samples` is not a positive integer.
-        """
-        super().__init__(approximation, max_factor_size=max_factor_size)
-        check_count("num_samples", num_samples)
-        self.num_samples = num_samples
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("num_samples", self.num_samples)
+        check_seed(self.seed)
 
+    @override
+    def passes(self, num_outputs: int) -> int:
+        return self.num_samples
+
+    @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """See `FactorEstimator.output_curvature`: one backward pass for each sample."""
+        """The factor G of each matrix, and diagonals, from one backward pass for each sample."""
         draws = []
         for output, likelihood in enumerate(tape.likelihoods):
             for sample in range(self.num_samples):
@@ -55,13 +60,3 @@ class KFACEstimator(CotangentEstimator):
                 )
         means = [tf.add_n(parts) / self.num_samples for parts in zip(*draws, strict=True)]
         return means[: len(uses)], means[len(uses) :]
-
-
-def check_count(name: str, value: Any) -> None:
-    """Check that an argument counts something.
-
-    Raises:
-        ValueError: If it is not a positive integer.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer, received {value!r}.")

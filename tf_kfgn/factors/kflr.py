@@ -5,16 +5,17 @@ Botev, Ritter & Barber (2017), section 3.4: with S S^T = H_L, one cotangent for 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
+from typing_extensions import override
 
-from tf_kfgn.factors.estimator import CotangentEstimator, Uses, random_signs
-from tf_kfgn.factors.kfac import check_count
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.estimator import CotangentEstimator, Uses, random_signs, registered
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics import random
+from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -22,44 +23,42 @@ MEMORY_LIMIT = 256
 _MIB = 2**20
 
 
+@registered("kflr")
+@dataclasses.dataclass(frozen=True, eq=False)
 class KFLREstimator(CotangentEstimator):
     """G is the exact second moment of the back-propagated columns of S.
 
     With `num_columns` below the number K of columns, S is replaced by `sqrt(K / m) S Q` with a
     random orthonormal Q of m columns. The expectation stays, and with m = K all of it.
+
+    Attributes:
+        num_columns: Random orthonormal columns for each output of the model; None for all columns
+            of the root, which is exact.
+        memory_limit: Columns go backwards side by side as long as their cotangents stay below this
+            size in MiB, and one by one where a single one is larger.
+        seed: Seed of the columns.
     """
 
-    def __init__(
-        self,
-        approximation: Approximation = "expand",
-        num_columns: int | None = None,
-        *,
-        max_factor_size: int | None = None,
-        memory_limit: float = MEMORY_LIMIT,
-    ) -> None:
-        """Choose how shared weights enter, and how many columns.
+    num_columns: int | None = None
+    memory_limit: float = dataclasses.field(default=MEMORY_LIMIT, kw_only=True)
+    seed: int = dataclasses.field(default=0, kw_only=True)
 
-        Args:
-            approximation: See `FactorEstimator`.
-            num_columns: Random orthonormal columns for each output of the model; None for all
-                columns of the root, which is exact.
-            max_factor_size: See `FactorEstimator`.
-            memory_limit: Columns go backwards side by side as long as their cotangents stay below
-                this size in MiB, and one by one where a single one is larger.
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("num_columns", self.num_columns, optional=True)
+        check_number("memory_limit", self.memory_limit, POSITIVE, optional=False)
+        check_seed(self.seed)
 
-        Raises:
-            ValueError: If `num_columns` is not a positive integer.
-        """
-        super().__init__(approximation, max_factor_size=max_factor_size)
-        if num_columns is not None:
-            check_count("num_columns", num_columns)
-        self.num_columns = num_columns
-        self.memory_limit = memory_limit
+    @override
+    def passes(self, num_outputs: int) -> int:
+        return num_outputs if self.num_columns is None else min(self.num_columns, num_outputs)
 
+    @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """See `FactorEstimator.output_curvature`: one backward pass for each column."""
+        """The factor G of each matrix, and diagonals, from one backward pass for each column."""
         totals = self.zeros(uses, variables)
         for output, likelihood in enumerate(tape.likelihoods):
             columns = Columns(likelihood, self.num_columns, random.fold_in(seed, output))

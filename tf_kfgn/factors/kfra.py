@@ -2,25 +2,30 @@
 
 Botev, Ritter & Barber (2017), section 3.5, averaged after every recorded operation:
 `G_in = E[J^T G_out J]`. Nothing is sampled and the cost does not grow with the outputs. Where the
-graph branches, the recursion carries one average over all live tensors (`Cut`): an operation
-`x -> y` sends each block between y and another live tensor t to `E[J]^T G_yt`.
+graph branches, the recursion carries one average over all live tensors (`LiveAverages`): an
+operation `x -> y` sends each block between y and another live tensor t to `E[J]^T G_yt`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, squared_gradient
-from tf_kfgn.factors.live_averages import Cut
-from tf_kfgn.factors.sharing import Approximation, Reduce
+from tf_kfgn._keras.layers import flattened_layers
+from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered, squared_gradient
+from tf_kfgn.factors.live_averages import LiveAverages
+from tf_kfgn.factors.sharing import Reduce
 from tf_kfgn.layers import Recording
+from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in
 from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -28,34 +33,44 @@ MEMORY_LIMIT = 2048
 _MIB = 2**20
 
 
+@registered("kfra")
+@dataclasses.dataclass(frozen=True, eq=False)
 class KFRAEstimator(FactorEstimator):
     """G is read off the average that the recursion carries to each pre-activation.
 
     Diagonals of other variables, which the recursion does not reach, come from one sampled
     cotangent for each example, as KFAC's do.
+
+    Attributes:
+        memory_limit: Size in MiB above which an average is refused before it is allocated.
     """
 
-    def __init__(
+    diagonals = "sampled"
+
+    memory_limit: float = dataclasses.field(default=MEMORY_LIMIT, kw_only=True)
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("memory_limit", self.memory_limit, POSITIVE, optional=False)
+
+    @override
+    def output_cost(
         self,
-        approximation: Approximation = "expand",
-        *,
-        max_factor_size: int | None = None,
-        memory_limit: float = MEMORY_LIMIT,
-    ) -> None:
-        """Choose how shared weights enter, and how much memory an average may take.
+        uses: Sequence[ParametrisedOperation],
+        forward: int,
+        batch_size: int,
+        num_outputs: int,
+    ) -> float:
+        groups = uses[0].matrix.groups or 1
+        widths = [sum(use.input_widths) + use.shared * groups * use.out_features for use in uses]
+        return sum(widths) * forward / len(uses)
 
-        Args:
-            approximation: See `FactorEstimator`.
-            max_factor_size: See `FactorEstimator`.
-            memory_limit: Size in MiB above which an average is refused before it is allocated.
-        """
-        super().__init__(approximation, max_factor_size=max_factor_size)
-        self.memory_limit = memory_limit
-
+    @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """See `FactorEstimator.output_curvature`.
+        """The factor G of each matrix from the recursion, and sampled diagonals.
 
         Raises:
             ValueError: If an operation between the loss and a layer with weights was not
@@ -97,7 +112,7 @@ class _Sweep:
         self._waiting = {id(op) for operations in uses.values() for op in operations}
         self._made = {id(operation.output) for operation in tape.operations}
         self._needed = self._needed_tensors()
-        self._cut = Cut()
+        self._live = LiveAverages()
         self._copies: dict[WeightMatrix, dict[int, int]] = {matrix: {} for matrix in uses}
         self._averages: dict[WeightMatrix, dict[tuple[int, int], tf.Tensor]] = {
             matrix: {} for matrix in uses
@@ -110,21 +125,21 @@ class _Sweep:
                 dtype = likelihood.outputs.dtype
                 self._estimator.check_memory("the outputs", likelihood.num_columns, dtype)
                 hessian = tf.cast(likelihood.mean_hessian(), dtype)
-                self._cut.add(likelihood.recorded, hessian)
+                self._live.add(likelihood.recorded, hessian)
         for operation in reversed(self._tape.operations):
             if not self._waiting:
                 break
-            if operation.output in self._cut:
+            if operation.output in self._live:
                 self._go_through(operation)
         self._check_gaps()
         return [self._factor(matrix) for matrix in self._uses]
 
     def _go_through(self, operation: Operation) -> None:
-        cut, tape = self._cut, self._tape
+        live, tape = self._live, self._tape
         if id(operation) in self._waiting:
             self._waiting.remove(id(operation))
             self._read(operation)
-        average, crosses = cut.remove(operation.output)
+        average, crosses = live.remove(operation.output)
         inputs = [t if id(t) in self._needed else None for t in operation.inputs]
         if all(tensor is None for tensor in inputs) or not self._waiting:
             return
@@ -134,27 +149,27 @@ class _Sweep:
         self._estimator.check_memory(place, sum(widths), average.dtype)
         pulled = operation.pull_back(average, tape)
         moved = {key: operation.mean_transpose(block, tape) for key, block in crosses.items()}
-        cut.spread(inputs, widths, pulled, moved)
+        live.spread(inputs, widths, pulled, moved)
 
     def _read(self, operation: Any) -> None:
         """Read the average at one use of a matrix, and that between this use and later ones."""
-        matrix, cut = operation.matrix, self._cut
+        matrix, live = operation.matrix, self._live
         uses, key = self._uses[matrix], id(operation.output)
         index = next(i for i, use in enumerate(uses) if use is operation)
-        own = cut.block(key, key)
+        own = live.block(key, key)
         averages, copies = self._averages[matrix], self._copies[matrix]
         averages[index, index] = operation.row_average(own, operation)
         if len(uses) == 1 or not isinstance(self._estimator.sharing_of(matrix), Reduce):
             return
         for other, copy in copies.items():
-            between = cut.block(key, copy)
+            between = live.block(key, copy)
             if between is not None:
                 pairs = operation.row_average(between, uses[other])
                 averages[index, other] = pairs
                 averages[other, index] = tf.transpose(pairs, _swapped(pairs.shape.rank))
-        copies[index] = cut.keep(operation.output)
+        copies[index] = live.keep(operation.output)
         if len(copies) == len(uses):
-            cut.drop(list(copies.values()))
+            live.drop(list(copies.values()))
 
     def _factor(self, matrix: WeightMatrix) -> tf.Tensor:
         averages = self._averages[matrix]
@@ -169,7 +184,7 @@ class _Sweep:
         )
 
     def _needed_tensors(self) -> set[int]:
-        """Tensors that a matrix still waiting lies behind, as far as the recording tells.
+        """Tensors that a matrix still waiting lies behind, as far as the recording shows.
 
         A tensor that no recorded operation made may hide such a matrix: it counts only if the
         gradient says so.
@@ -206,7 +221,7 @@ class _Sweep:
         The recursion has then missed that average's part of the curvature, even if another one
         reached the layer.
         """
-        stuck = [tensor for tensor in self._cut.tensors if id(tensor) not in self._made]
+        stuck = [tensor for tensor in self._live.tensors if id(tensor) not in self._made]
         behind = self._behind(stuck)
         if behind:
             raise ValueError(_gap_message(self._tape, behind))
@@ -220,7 +235,7 @@ def _gap_message(tape: CurvatureTape, unreached: list[str]) -> str:
     suspects = [
         f"{layer.name!r} ({type(layer).__name__})"
         for model in tape.models
-        for layer in model._flatten_layers(include_self=False)
+        for layer in flattened_layers(model, include_self=False)
         if not isinstance(layer, (Recording, keras.Model, keras.layers.InputLayer))
     ]
     between = (

@@ -1,4 +1,4 @@
-"""The averages over all live tensors at one cut through a recorded graph.
+"""The averages over all tensors that are live at one moment of a backward sweep.
 
 KFRA sweeps the recorded operations backwards. Between two of them the tensors that still wait for
 the operation that made them are *live*; together they have one average, kept as a block for each
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 
-class Cut:
+class LiveAverages:
     """A symmetric block matrix over the flattened features of the live tensors."""
 
     def __init__(self) -> None:
@@ -50,11 +50,8 @@ class Cut:
         """
         key = id(tensor)
         del self._tensors[key]
-        crosses = {
-            other: block
-            for other in self._keys()
-            if other != key and (block := self.block(key, other)) is not None
-        }
+        columns = {other: self.block(key, other) for other in self._keys() if other != key}
+        crosses = {other: block for other, block in columns.items() if block is not None}
         average = self._blocks[key, key]
         self._blocks = {pair: block for pair, block in self._blocks.items() if key not in pair}
         return average, crosses

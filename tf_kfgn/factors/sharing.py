@@ -14,6 +14,7 @@ import abc
 from collections.abc import Mapping
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.numerics.moments import batch_size
 
@@ -57,26 +58,30 @@ class WeightSharing(abc.ABC):
 class Expand(WeightSharing):
     """Every position counts as an example: exact for a loss on each position of a linear layer."""
 
+    @override
     def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
-        """See `WeightSharing.input_factor`: `1/N sum_n sum_t a a^T`."""
+        """The factor A, `1/N sum_n sum_t a a^T`."""
         return _gram(_all_positions(rows), diagonal) / batch_size(rows)
 
+    @override
     def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
-        """See `WeightSharing.token_factor`: how often each token occurs in an example."""
+        """The diagonal of A: how often each token occurs in an example, on average."""
         counts = tf.math.unsorted_segment_sum(
             tf.ones(tf.size(tokens), dtype), tf.reshape(tokens, (-1,)), size
         )
         return counts[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
 
+    @override
     def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
-        """See `WeightSharing.output_factor`: `1/(N T) sum_n sum_t g g^T`."""
+        """The factor G, `1/(N T) sum_n sum_t g g^T`."""
         flat = _all_positions(rows)
         return _gram(flat, diagonal) / batch_size(flat)
 
+    @override
     def output_factor_of_averages(
         self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
     ) -> tf.Tensor:
-        """See `WeightSharing.output_factor_of_averages`: the mean of the diagonal blocks."""
+        """The factor G: the mean of the diagonal blocks of the averages."""
         own = [average for (use, other), average in averages.items() if use == other]
         positions = sum(average.shape[0] for average in own)
         total = tf.add_n([_block_sum(average, "s", "s") for average in own])
@@ -86,12 +91,14 @@ class Expand(WeightSharing):
 class Reduce(WeightSharing):
     """Inputs are averaged and cotangents summed: exact for a layer before a global average."""
 
+    @override
     def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
-        """See `WeightSharing.input_factor`, after averaging a over t."""
+        """The factor A, `1/N sum_n a a^T` after averaging a over t."""
         return _gram(tf.reduce_mean(rows, axis=1), diagonal) / batch_size(rows)
 
+    @override
     def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
-        """See `WeightSharing.token_factor`: the mean square of a token's share of an example."""
+        """The diagonal of A: the mean square of a token's share of an example."""
         equal = tf.cast(tokens[:, :, None] == tokens[:, None, :], dtype)
         shares = tf.reduce_sum(equal, axis=2) / tf.cast(tf.shape(tokens)[1], dtype) ** 2
         sums = tf.math.unsorted_segment_sum(
@@ -99,14 +106,16 @@ class Reduce(WeightSharing):
         )
         return sums[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
 
+    @override
     def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
-        """See `WeightSharing.output_factor`, after summing g over t."""
+        """The factor G, `1/N sum_n g g^T` after summing g over t."""
         return _gram(tf.reduce_sum(rows, axis=1), diagonal) / batch_size(rows)
 
+    @override
     def output_factor_of_averages(
         self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
     ) -> tf.Tensor:
-        """See `WeightSharing.output_factor_of_averages`: the sum of all blocks."""
+        """The factor G: the sum of all blocks of the averages."""
         return _kept(tf.add_n([_block_sum(a, "s", "t") for a in averages.values()]), diagonal)
 
 
@@ -125,7 +134,7 @@ class Sharing:
     """
 
     def __init__(self, approximation: Approximation = "expand") -> None:
-        """See the class."""
+        """Read the names, which the class describes."""
         self._named = approximation if isinstance(approximation, Mapping) else {}
         self._default = "expand" if isinstance(approximation, Mapping) else approximation
         for chosen in (self._default, *self._named.values()):

@@ -4,16 +4,13 @@ Outside a tape they compute what the stock layer computes. `enable_curvature` sw
 a model's layers to these and `disable_curvature` swaps them back; they can also be used directly.
 """
 
-from typing import Any
-
-import keras
-
 from tf_kfgn.layers.activation import ELU, Activation, LeakyReLU, PReLU, ReLU, Softmax
 from tf_kfgn.layers.attention import (
     GroupedQueryAttention,
     GroupQueryAttention,
     MultiHeadAttention,
 )
+from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.convolution import Conv1D, Conv2D, Conv3D
 from tf_kfgn.layers.convolution_transpose import (
     Conv1DTranspose,
@@ -84,6 +81,7 @@ from tf_kfgn.layers.pooling import (
     MaxPooling3D,
 )
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import RECORDING_CLASSES, register
 from tf_kfgn.layers.reshaping import Flatten, Reshape
 from tf_kfgn.layers.resizing import Resizing
 from tf_kfgn.operations.elementwise import ElementwiseOperation
@@ -93,27 +91,6 @@ from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
 from tf_kfgn.recording.active import active_tape
-
-RECORDING_CLASSES: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {}
-
-
-def register(recording: Any) -> Any:
-    """Let `enable_curvature` swap a layer class to the recording class that is decorated.
-
-    Args:
-        recording: A class derived from `Recording` and, after it, from a Keras layer class: the
-            stock class that it stands for.
-
-    Returns:
-        The same class.
-    """
-    RECORDING_CLASSES[recording.stock_class()] = recording
-    return recording
-
-
-for _found in tuple(globals().values()):  # every class that is imported above
-    if isinstance(_found, type) and issubclass(_found, Recording) and _found is not Recording:
-        register(_found)
 
 __all__ = [
     "ELU",
@@ -126,6 +103,7 @@ __all__ = [
     "AveragePooling2D",
     "AveragePooling3D",
     "BatchNormalization",
+    "CallOutput",
     "Concatenate",
     "Conv1D",
     "Conv1DTranspose",

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
+from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.elementwise import ElementwiseOperation
 from tf_kfgn.operations.operation import Operation
-from tf_kfgn.recording.active import active_tape
 from tf_kfgn.recording.tape import CurvatureTape
 
 # Everything in keras.activations but these maps each feature on its own.
@@ -44,57 +47,43 @@ def record_activation(
 
 
 class _ElementwiseLayer(Recording):
-    """Records the whole call of a layer that maps each feature on its own."""
+    """A layer that maps each feature on its own."""
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(inputs)  # type: ignore[misc]
-        tape = active_tape()
-        if tape is not None and outputs is not inputs:
-            tape.record(ElementwiseOperation(self, inputs, outputs))
-        return outputs
+    @override
+    def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
+        del args, kwargs
+        return ElementwiseOperation(self, *result)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Activation(Recording, keras.layers.Activation):
     """`keras.layers.Activation` that records itself on an active tape."""
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        tape = active_tape()
-        if tape is None:
-            return super().call(inputs)
+    @override
+    def recorded_call(self, tape: CurvatureTape, inputs: tf.Tensor) -> tf.Tensor:
         return record_activation(tape, self, self.activation, inputs)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class ReLU(_ElementwiseLayer, keras.layers.ReLU):
     """`keras.layers.ReLU` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class LeakyReLU(_ElementwiseLayer, keras.layers.LeakyReLU):
     """`keras.layers.LeakyReLU` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class ELU(_ElementwiseLayer, keras.layers.ELU):
     """`keras.layers.ELU` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class PReLU(_ElementwiseLayer, keras.layers.PReLU):
     """`keras.layers.PReLU` that records itself; its slopes have a diagonal block."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Softmax(Recording, keras.layers.Softmax):
     """`keras.layers.Softmax` that records itself on an active tape."""
-
-    def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(inputs, mask=mask)
-        tape = active_tape()
-        if tape is not None:
-            tape.record(Operation(self, inputs, outputs))
-        return outputs

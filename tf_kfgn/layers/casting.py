@@ -6,9 +6,27 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src import backend
 
+from tf_kfgn._keras.layers import converts_inputs, mask_of, with_mask
 from tf_kfgn.operations.linear import ReshapingOperation
+from tf_kfgn.recording.active import active_tape
+from tf_kfgn.swapping.swap import Role, Swapped
+
+
+class RecordsCasts(Swapped):
+    """Mixin for a layer class: an active tape learns of the casts of its inputs."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer."""
+        tape = active_tape()
+        if tape is not None:
+            layer: Any = self
+            args, kwargs = record_casts(tape, layer, args, kwargs)
+        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+
+
+# Models inside a model: Keras casts what they are given, as it does for a layer.
+NESTED_MODELS = Role(RecordsCasts)
 
 
 def record_casts(
@@ -27,15 +45,12 @@ def record_casts(
     """
 
     def cast(value: Any) -> Any:
-        if not tf.is_tensor(value) or not layer._convert_input_args:
+        if not tf.is_tensor(value) or not converts_inputs(layer):
             return value
         result = layer.dtype_policy.convert_input(value, layer.autocast, layer.input_dtype)
         if result is value:
             return value
-        mask = backend.get_keras_mask(value)
-        if mask is not None:
-            backend.set_keras_mask(result, mask)
-        tape.record(ReshapingOperation(layer, value, result))
+        tape.record(ReshapingOperation(layer, value, with_mask(result, mask_of(value))))
         return result
 
     return keras.tree.map_structure(cast, (args, kwargs))

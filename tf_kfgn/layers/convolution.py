@@ -7,16 +7,18 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.layers.activation import record_activation
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.marks import mark_weights
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.patches import Geometry
 from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 class ConvolutionOperation(ParametrisedOperation):
@@ -39,13 +41,13 @@ class ConvolutionOperation(ParametrisedOperation):
         self.vectorisable = self.matrix.groups is None and geometry.data_format == "channels_last"
 
     @property
+    @override
     def shared(self) -> int:
-        """See `ParametrisedOperation.shared`."""
         num_features(self.output)  # refuses positions without a static number
         return math.prod(self.geometry.spatial_shape(self.output))
 
+    @override
     def kernel_rows(self) -> tf.Tensor:
-        """See `ParametrisedOperation.kernel_rows`."""
         patches = self.geometry.patches(self.input, self.output)
         groups = self.matrix.groups
         if groups is None:
@@ -57,8 +59,8 @@ class ConvolutionOperation(ParametrisedOperation):
         rows = tf.transpose(apart, (0, 1, 3, 2, 4))
         return tf.reshape(rows, (-1, self.shared, groups, self.matrix.in_features))
 
+    @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
-        """See `ParametrisedOperation.cotangent_rows`."""
         rows = self.geometry.channels_last(cotangent)
         return tf.reshape(rows, (-1, self.shared, *self.matrix.leading, self.out_features))
 
@@ -89,11 +91,6 @@ class RecordingConvolution(Recording):
     padding: str
     data_format: str
 
-    def build(self, input_shape: Any) -> None:
-        """Create and mark the weights."""
-        super().build(input_shape)  # type: ignore[misc]
-        self.mark_variables()
-
     def mark_variables(self) -> None:
         """Tell optimizers that kernel and bias form one Kronecker block, or one for each group.
 
@@ -103,11 +100,8 @@ class RecordingConvolution(Recording):
         refuse_adapted(self)
         mark_weights(self.weight_matrix(), self.kernel, self.bias)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape its parts are recorded."""
-        tape = active_tape()
-        if tape is None:
-            return super().call(inputs)  # type: ignore[misc]
+    @override
+    def recorded_call(self, tape: CurvatureTape, inputs: tf.Tensor) -> tf.Tensor:
         pre_activation = self.convolve(inputs, self.kernel)
         if self.bias is not None:
             pre_activation = add_bias(pre_activation, self.bias, self.data_format)
@@ -163,12 +157,12 @@ class _Convolution(RecordingConvolution):
     groups: int
     convolution_op: Any
 
+    @override
     def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """See `RecordingConvolution.convolve`."""
         return self.convolution_op(inputs, kernel)
 
+    @override
     def weight_matrix(self) -> WeightMatrix:
-        """See `RecordingConvolution.weight_matrix`."""
         *window, channels, filters = self.kernel.shape
         rows, columns = math.prod(window) * channels, filters // self.groups
         if self.groups == 1:
@@ -180,12 +174,12 @@ class _Convolution(RecordingConvolution):
         return WeightMatrix(self.name, rows, columns, self.groups, kernel_order=order)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Conv1D(_Convolution, keras.layers.Conv1D):
     """`keras.layers.Conv1D` that records its input and pre-activation on an active tape."""
 
+    @override
     def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """See `RecordingConvolution.convolve`."""
         padding = self.padding
         if padding == "causal":
             [span] = self.geometry().spans
@@ -203,11 +197,11 @@ class Conv1D(_Convolution, keras.layers.Conv1D):
         )
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Conv2D(_Convolution, keras.layers.Conv2D):
     """`keras.layers.Conv2D` that records its input and pre-activation on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Conv3D(_Convolution, keras.layers.Conv3D):
     """`keras.layers.Conv3D` that records its input and pre-activation on an active tape."""

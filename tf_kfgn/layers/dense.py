@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.layers.activation import record_activation
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.marks import mark_weights
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 class DenseOperation(ParametrisedOperation):
@@ -23,27 +23,22 @@ class DenseOperation(ParametrisedOperation):
     rows_in_order = True
 
     @property
+    @override
     def shared(self) -> int:
-        """See `ParametrisedOperation.shared`."""
         return num_features(self.input) // self.input.shape[-1]
 
+    @override
     def kernel_rows(self) -> tf.Tensor:
-        """See `ParametrisedOperation.kernel_rows`."""
         return tf.reshape(self.input, (-1, self.shared, self.input.shape[-1]))
 
+    @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
-        """See `ParametrisedOperation.cotangent_rows`."""
         return tf.reshape(cotangent, (-1, self.shared, self.out_features))
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Dense(Recording, keras.layers.Dense):
     """`keras.layers.Dense` that records its input and pre-activation on an active tape."""
-
-    def build(self, input_shape: Any) -> None:
-        """Create and mark the weights."""
-        super().build(input_shape)
-        self.mark_variables()
 
     def mark_variables(self) -> None:
         """Tell optimizers that kernel and bias form one Kronecker block.
@@ -54,11 +49,11 @@ class Dense(Recording, keras.layers.Dense):
         refuse_adapted(self)
         mark_weights(WeightMatrix(self.name, *self.kernel.shape), self.kernel, self.bias)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """The stock computation; inside a tape its parts are recorded."""
-        tape = active_tape()
-        if tape is None:
-            return super().call(inputs, training=training)
+    @override
+    def recorded_call(
+        self, tape: CurvatureTape, inputs: tf.Tensor, training: bool | None = None
+    ) -> tf.Tensor:
+        del training  # it is for quantized layers
         pre_activation = keras.ops.matmul(inputs, self.kernel)
         if self.bias is not None:
             pre_activation = keras.ops.add(pre_activation, self.bias)

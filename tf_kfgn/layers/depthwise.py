@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.layers.activation import record_activation
 from tf_kfgn.layers.convolution import (
@@ -17,28 +18,29 @@ from tf_kfgn.layers.convolution import (
     linear,
 )
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.marks import mark_weights
 from tf_kfgn.operations.patches import Geometry
 from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 class _Depthwise(RecordingConvolution):
+    @override
     def convolve(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-        """See `RecordingConvolution.convolve`."""
         return _depthwise(inputs, kernel, self.geometry())
 
+    @override
     def weight_matrix(self) -> WeightMatrix:
-        """See `RecordingConvolution.weight_matrix`."""
         return _depthwise_matrix(self.name, self.kernel.shape)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class DepthwiseConv1D(_Depthwise, keras.layers.DepthwiseConv1D):
     """`keras.layers.DepthwiseConv1D` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class DepthwiseConv2D(_Depthwise, keras.layers.DepthwiseConv2D):
     """`keras.layers.DepthwiseConv2D` that records itself on an active tape."""
 
@@ -60,11 +62,6 @@ class _Separable(Recording):
     padding: str
     data_format: str
 
-    def build(self, input_shape: Any) -> None:
-        """Create and mark the weights."""
-        super().build(input_shape)  # type: ignore[misc]
-        self.mark_variables()
-
     def mark_variables(self) -> None:
         """Tell optimizers that the two kernels have blocks of their own."""
         depthwise = _depthwise_matrix(self.name, self.depthwise_kernel.shape, part="depthwise")
@@ -73,11 +70,8 @@ class _Separable(Recording):
         pointwise = WeightMatrix(self.name, channels, filters, part="pointwise")
         mark_weights(pointwise, self.pointwise_kernel, self.bias)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape its parts are recorded."""
-        tape = active_tape()
-        if tape is None:
-            return super().call(inputs)  # type: ignore[misc]
+    @override
+    def recorded_call(self, tape: CurvatureTape, inputs: tf.Tensor) -> tf.Tensor:
         rank = len(self.kernel_size)
         ones = (1,) * rank
         depthwise = Geometry(
@@ -108,12 +102,12 @@ class _Separable(Recording):
         return record_activation(tape, self, self.activation, outputs)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class SeparableConv1D(_Separable, keras.layers.SeparableConv1D):
     """`keras.layers.SeparableConv1D` that records its two parts on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class SeparableConv2D(_Separable, keras.layers.SeparableConv2D):
     """`keras.layers.SeparableConv2D` that records its two parts on an active tape."""
 

@@ -2,58 +2,57 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
-import tensorflow as tf
+from typing_extensions import override
 
+from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.elementwise import ElementwiseOperation
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.operations.operation import Operation
 
 
-class _RecordingDropout(Recording):
-    """Records the whole call of a dropout layer, where it does anything."""
+class _ElementwiseNoise(Recording):
+    """A layer whose random factors are derivatives; at inference it is not there."""
 
-    def call(self, inputs: tf.Tensor, training: bool | None = False) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        tape = active_tape()
-        if tape is not None and training:
-            tape.watch(inputs)  # the mask is a derivative, also with respect to the model's input
-        outputs = super().call(inputs, training=training)  # type: ignore[misc]
-        if tape is not None and outputs is not inputs:
-            tape.record(ElementwiseOperation(self, inputs, outputs))
-        return outputs
+    @override
+    def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
+        del args, kwargs
+        return ElementwiseOperation(self, *result)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class Dropout(_RecordingDropout, keras.layers.Dropout):
+@register
+class Dropout(_ElementwiseNoise, keras.layers.Dropout):
     """`keras.layers.Dropout` that records its mask."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class SpatialDropout1D(_RecordingDropout, keras.layers.SpatialDropout1D):
+@register
+class SpatialDropout1D(_ElementwiseNoise, keras.layers.SpatialDropout1D):
     """`keras.layers.SpatialDropout1D` that records its mask."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class SpatialDropout2D(_RecordingDropout, keras.layers.SpatialDropout2D):
+@register
+class SpatialDropout2D(_ElementwiseNoise, keras.layers.SpatialDropout2D):
     """`keras.layers.SpatialDropout2D` that records its mask."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class SpatialDropout3D(_RecordingDropout, keras.layers.SpatialDropout3D):
+@register
+class SpatialDropout3D(_ElementwiseNoise, keras.layers.SpatialDropout3D):
     """`keras.layers.SpatialDropout3D` that records its mask."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class AlphaDropout(_RecordingDropout, keras.layers.AlphaDropout):
+@register
+class AlphaDropout(_ElementwiseNoise, keras.layers.AlphaDropout):
     """`keras.layers.AlphaDropout` that records its mask."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class GaussianDropout(_RecordingDropout, keras.layers.GaussianDropout):
+@register
+class GaussianDropout(_ElementwiseNoise, keras.layers.GaussianDropout):
     """`keras.layers.GaussianDropout` that records its factor."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class GaussianNoise(_RecordingDropout, keras.layers.GaussianNoise):
+@register
+class GaussianNoise(_ElementwiseNoise, keras.layers.GaussianNoise):
     """`keras.layers.GaussianNoise` that records itself."""

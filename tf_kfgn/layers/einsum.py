@@ -9,16 +9,18 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.layers.activation import record_activation
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.marks import mark_weights, matrix_of
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,19 +103,19 @@ class EinsumOperation(ParametrisedOperation):
         self._letters = letters
 
     @property
+    @override
     def shared(self) -> int:
-        """See `ParametrisedOperation.shared`."""
         leading = self.matrix.groups or 1
         return num_features(self.output) // (leading * self.out_features)
 
+    @override
     def kernel_rows(self) -> tf.Tensor:
-        """See `ParametrisedOperation.kernel_rows`."""
         num_features(self.input)
         letters, size = self._letters, self.matrix.in_features
         return self._rows(self.input, letters.input, letters.rows, size)
 
+    @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
-        """See `ParametrisedOperation.cotangent_rows`."""
         letters, size = self._letters, self.out_features
         return self._rows(cotangent, letters.output, letters.columns, size)
 
@@ -123,7 +125,7 @@ class EinsumOperation(ParametrisedOperation):
         return tf.reshape(turned, (-1, self.shared, *self.matrix.leading, size))
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class EinsumDense(Recording, keras.layers.EinsumDense):
     """`keras.layers.EinsumDense` that records its input and pre-activation on an active tape.
 
@@ -131,11 +133,6 @@ class EinsumDense(Recording, keras.layers.EinsumDense):
     block. So has the kernel of an equation without a weight matrix, one that sums the input over
     letters of its own.
     """
-
-    def build(self, input_shape: Any) -> None:
-        """Create and mark the weights."""
-        super().build(input_shape)
-        self.mark_variables()
 
     def mark_variables(self) -> None:
         """Tell optimizers that kernel and bias form one Kronecker block.
@@ -147,11 +144,11 @@ class EinsumDense(Recording, keras.layers.EinsumDense):
         if matrix_of(self.kernel) is None:  # a layer around this one may have marked it
             mark_einsum_dense(self, self.name)
 
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """The stock computation; inside a tape its parts are recorded."""
-        tape = active_tape()
-        if tape is None:
-            return super().call(inputs, training=training)
+    @override
+    def recorded_call(
+        self, tape: CurvatureTape, inputs: tf.Tensor, training: bool | None = None
+    ) -> tf.Tensor:
+        del training  # it is for quantized layers
         pre_activation = self._linear(inputs)
         if self.bias is not None:
             pre_activation = keras.ops.add(pre_activation, self.bias)

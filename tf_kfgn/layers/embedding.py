@@ -6,14 +6,16 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.marks import mark_weights
 from tf_kfgn.operations.parametrised import OneHotOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.tape import CurvatureTape
 
 
 class EmbeddingOperation(OneHotOperation):
@@ -30,32 +32,27 @@ class EmbeddingOperation(OneHotOperation):
         self._tokens = tokens
 
     @property
+    @override
     def shared(self) -> int:
-        """See `ParametrisedOperation.shared`."""
         return num_features(self._tokens)
 
+    @override
     def tokens(self) -> tf.Tensor:
-        """See `OneHotOperation.tokens`."""
         tokens = tf.reshape(tf.cast(self._tokens, tf.int32), (-1, self.shared))
         # Keras takes negative places from the end.
         return tf.where(tokens < 0, tokens + self.matrix.in_features, tokens)
 
+    @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
-        """See `ParametrisedOperation.cotangent_rows`."""
         return tf.reshape(cotangent, (-1, self.shared, self.out_features))
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Embedding(Recording, keras.layers.Embedding):
     """`keras.layers.Embedding` that records its tokens and output on an active tape.
 
     Its factor A is diagonal: how often each token occurs.
     """
-
-    def build(self, input_shape: Any = None) -> None:
-        """Create and mark the weights."""
-        super().build(input_shape)
-        self.mark_variables()
 
     def mark_variables(self) -> None:
         """Tell optimizers that the embeddings are a Kronecker block with a diagonal A.
@@ -67,10 +64,8 @@ class Embedding(Recording, keras.layers.Embedding):
         matrix = WeightMatrix(self.name, self.input_dim, self.output_dim, diagonal_input=True)
         mark_weights(matrix, self.embeddings, None)
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(inputs)
-        tape = active_tape()
-        if tape is not None:
-            tape.record(EmbeddingOperation(self, inputs, outputs, self.embeddings))
+    @override
+    def recorded_call(self, tape: CurvatureTape, inputs: tf.Tensor) -> tf.Tensor:
+        outputs = self.stock_call(inputs)
+        tape.record(EmbeddingOperation(self, inputs, outputs, self.embeddings))
         return outputs

@@ -1,26 +1,24 @@
-"""Operations of a functional graph that are no layers: `x + y`, `keras.ops.tanh(x)`, `x[:, 0]`.
+"""Operations of a functional graph that are not layers: `x + y`, `keras.ops.tanh(x)`, `x[:, 0]`.
 
-Each is an object of a class of its own, which can be swapped for one that records, as a layer's.
+Each is an object of a class of its own, which is swapped for one that records, as a layer's.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-# Keras' functional model has no public class.
-from keras.src.models.functional import Functional
-
-from tf_kfgn.layers.opaque import is_floating, recorded_call, subclass
+from tf_kfgn._keras.graphs import first_call, is_stock_operation
+from tf_kfgn._keras.models import Functional
+from tf_kfgn.layers.call_template import CallOutput, RecordsCall, is_input
 from tf_kfgn.operations.elementwise import ElementwiseOperation
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
+from tf_kfgn.swapping.swap import Role, stock_class
 
-_KERAS = "keras.src.ops."
 _LINEAR = {
     "Add", "Concatenate", "Cumsum", "Diff", "ExpandDims", "Flip", "GetItem", "Mean", "Moveaxis",
     "Negative", "Pad", "Repeat", "Reshape", "Roll", "Split", "Squeeze", "Stack", "Subtract", "Sum",
@@ -36,8 +34,30 @@ _ELEMENTWISE = {
 }  # fmt: skip
 
 
-class _Recorded:
-    """Marks the class of an operation that records itself; the stock class comes after it."""
+class RecordedGraphOperation(RecordsCall):
+    """Mixin for the class of an operation that records itself; the stock class comes after it."""
+
+    def recorded_inputs(self, leaves: list[Any]) -> list[int]:
+        """Which of the flattened arguments are floating tensors of the graph, not constants.
+
+        None if the operation does not keep the examples apart, as far as shapes and axes tell.
+        """
+        symbols = _symbols(self)
+        # Other leaves: called by hand, in another way than in the graph.
+        if _meets_batch_axis(self) or len(symbols) != len(leaves):
+            return []
+        places = [i for i, s in enumerate(symbols) if s is not None and is_input(leaves[i])]
+        ends = [*(symbols[index] for index in places), *first_call(self).outputs]
+        batches = {end.shape[0] if len(end.shape) else -1 for end in ends}
+        return places if len(batches) == 1 else []
+
+    def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
+        """An operation of the kind with the cheapest rule that fits."""
+        del args, kwargs
+        return _kind(self, result.inputs, result.output)(self, *result)
+
+
+GRAPH_OPERATIONS = Role(RecordedGraphOperation)
 
 
 def graph_operations(layers: Sequence[keras.layers.Layer]) -> Iterator[Any]:
@@ -50,78 +70,28 @@ def graph_operations(layers: Sequence[keras.layers.Layer]) -> Iterator[Any]:
                 yield operation
 
 
-def record_operation(operation: Any) -> None:
-    """Let an operation record itself on an active tape, in place."""
-    if not isinstance(operation, _Recorded):
-        stock: Any = type(operation)
-        operation.__class__ = _recording_class(stock)
-
-
-def stop_operation(operation: Any) -> None:
-    """Undo `record_operation`."""
-    if isinstance(operation, _Recorded):
-        operation.__class__ = _stock_class(operation)
-
-
-def _stock_class(operation: _Recorded) -> type:
-    bases = type(operation).__mro__
-    return bases[bases.index(_Recorded) + 1]
-
-
-@functools.cache
-def _recording_class(stock: Any) -> type:
-    """The recording subclass of an operation's class; the same one with every call."""
-
-    @functools.wraps(stock.call)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        places = _inputs(self, args, kwargs)
-        if not places:
-            return stock.call(self, *args, **kwargs)
-        return recorded_call(self, stock, args, kwargs, places, functools.partial(_kind, self))
-
-    return subclass(stock, _Recorded, call=call)
-
-
-def _inputs(operation: Any, args: Any, kwargs: Any) -> list[int]:
-    """Which of the flattened arguments are floating tensors of the graph, not constants.
-
-    None if the operation does not keep the examples apart, as far as shapes and axes tell.
-    """
-    symbols = _symbols(operation)
-    if _meets_batch_axis(operation):
-        return []
-    leaves = tf.nest.flatten((args, kwargs))
-    if len(symbols) != len(leaves):  # called by hand, in another way than in the graph
-        return []
-    places = [i for i, s in enumerate(symbols) if s is not None and is_floating(leaves[i])]
-    outputs = operation._inbound_nodes[0].output_tensors
-    ends = [*(symbols[index] for index in places), *outputs]
-    batches = {end.shape[0] if len(end.shape) else -1 for end in ends}
-    return places if len(batches) == 1 else []
-
-
 def _meets_batch_axis(operation: Any) -> bool:
     """Whether an operation along some axes, as a mean, is one along the batch."""
-    if not hasattr(operation, "axis") or type(operation).__name__ == "Squeeze":
+    if not hasattr(operation, "axis") or stock_class(type(operation)).__name__ == "Squeeze":
         return False
     if operation.axis is None:
         return True
-    node = operation._inbound_nodes[0]
-    rank = max(len(tensor.shape) for tensor in (*node.input_tensors, *node.output_tensors))
+    call = first_call(operation)
+    rank = max(len(tensor.shape) for tensor in (*call.inputs, *call.outputs))
     return any(axis in (0, -rank) for axis in tf.nest.flatten(operation.axis))
 
 
 def _symbols(operation: Any) -> list[Any]:
     """The tensors of the graph among an operation's flattened arguments; None for others."""
-    given = operation._inbound_nodes[0].arguments
-    leaves = tf.nest.flatten((given.args, given.kwargs))
+    call = first_call(operation)
+    leaves = tf.nest.flatten((call.args, call.kwargs))
     return [leaf if isinstance(leaf, keras.KerasTensor) else None for leaf in leaves]
 
 
 def _kind(operation: Any, inputs: list[tf.Tensor], output: tf.Tensor) -> type[Operation]:
     """The cheapest rule that fits."""
-    stock = _stock_class(operation)
-    if not stock.__module__.startswith(_KERAS):
+    stock = stock_class(type(operation))
+    if not is_stock_operation(stock):
         return Operation
     symbols = [symbol for symbol in _symbols(operation) if symbol is not None]
     any_batch = all(symbol.shape[0] is None for symbol in symbols if len(symbol.shape))

@@ -8,15 +8,20 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from typing_extensions import override
 
+from tf_kfgn._keras.normalization import batch_statistics, corrects
+from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.row_normalization import RowNormalization
-from tf_kfgn.recording.active import active_replay, active_tape
+from tf_kfgn.recording.active import active_replay
+from tf_kfgn.recording.tape import CurvatureTape
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class BatchNormalization(Recording, keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` that records itself on an active tape.
 
@@ -26,44 +31,46 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
     A replay computes with the statistics of the batch too but leaves all moving ones as they are.
     """
 
-    def call(
+    def stock_call(
         self, inputs: tf.Tensor, training: bool | None = None, mask: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        of_batch = bool(training) and self.trainable
-        if of_batch and active_replay() is not None:
-            outputs = self._normalised(inputs, *self._constants(inputs, of_batch, mask))
-            return keras.ops.cast(outputs, self.compute_dtype)
-        tape = active_tape()
-        if tape is None:
-            return super().call(inputs, training=training, mask=mask)
+        """The stock computation, which updates no statistic in a replay."""
+        if not self._is_of_batch(training) or active_replay() is None:
+            return super().stock_call(inputs, training=training, mask=mask)
+        outputs = self._normalised(inputs, *self._constants(inputs, training, mask))
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    @override
+    def recorded_call(
+        self,
+        tape: CurvatureTape,
+        inputs: tf.Tensor,
+        training: bool | None = None,
+        mask: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         # The correction of renorm depends on statistics that the call then updates.
-        early = self._constants(inputs, of_batch, mask) if of_batch and self._corrects else None
-        outputs = super().call(inputs, training=training, mask=mask)
+        corrected = self._is_of_batch(training) and corrects(self)
+        early = self._constants(inputs, training, mask) if corrected else None
+        outputs = self.stock_call(inputs, training=training, mask=mask)
 
         def function(tensor: tf.Tensor) -> tf.Tensor:
-            constants = early or self._constants(inputs, of_batch, mask)
+            constants = early or self._constants(inputs, training, mask)
             return keras.ops.cast(self._normalised(tensor, *constants), tensor.dtype)
 
         tape.record(LinearOperation(self, inputs, outputs, function))
         return outputs
 
-    @property
-    def _corrects(self) -> bool:
-        return getattr(self, "renorm", False)  # older versions of Keras have no renorm
+    def _is_of_batch(self, training: bool | None) -> bool:
+        """Whether a call uses the statistics of its batch."""
+        return bool(training) and self.trainable
 
-    def _constants(self, inputs: tf.Tensor, of_batch: bool, mask: Any) -> tuple[Any, ...]:
+    def _constants(self, inputs: tf.Tensor, training: bool | None, mask: Any) -> tuple[Any, ...]:
         """Mean, variance, scale and offset; the last two may be None."""
+        if self._is_of_batch(training):
+            return batch_statistics(self, _at_least_float32(inputs), mask)
         gamma = self.gamma if self.scale else None
         beta = self.beta if self.center else None
-        if not of_batch:
-            return self.moving_mean, self.moving_variance, gamma, beta
-        inputs = _at_least_float32(inputs)
-        mean, variance = self._moments(inputs, mask)
-        if self._corrects:
-            r, d, mean, variance = self._renorm_correction_and_moments(mean, variance)
-            gamma, beta = self._compose_transforms(r, d, gamma, beta, inputs.dtype)
-        return mean, variance, gamma, beta
+        return self.moving_mean, self.moving_variance, gamma, beta
 
     def _normalised(self, inputs: tf.Tensor, *constants: Any) -> tf.Tensor:
         """Normalise with given statistics, in float32 or better."""
@@ -77,32 +84,27 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
 
 
 class _RowNormalization(Recording):
-    """Records the whole call of a layer that normalises rows of one example's features."""
+    """A layer that normalises rows of one example's features."""
 
-    def call(self: Any, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        tape = active_tape()
-        if tape is None or not inputs.dtype.is_floating:
-            return self.stock_call(inputs)
-        tape.watch(inputs)
-        outputs = self.stock_call(inputs)
-        operation = None
-        if inputs.shape[1:].is_fully_defined():
-            operation = self.row_operation(inputs, outputs)
-        tape.record(operation or Operation(self, inputs, outputs))
-        return outputs
+    @override
+    def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
+        del args, kwargs
+        [inputs], output, _ = result
+        static = inputs.shape[1:].is_fully_defined()
+        rule = self.row_operation(inputs, output) if static else None
+        return rule or Operation(self, *result)
 
     def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
         """The rule for rows, or None where it does not fit."""
         raise NotImplementedError
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class LayerNormalization(_RowNormalization, keras.layers.LayerNormalization):
     """`keras.layers.LayerNormalization` that records itself on an active tape."""
 
+    @override
     def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
-        """See `_RowNormalization.row_operation`."""
         places = rows_along(self.axis, inputs)
         if places is None or self.rms_scaling:
             return None
@@ -110,12 +112,12 @@ class LayerNormalization(_RowNormalization, keras.layers.LayerNormalization):
         return RowNormalization(self, inputs, outputs, places, gamma=gamma, eps=self.epsilon)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class GroupNormalization(_RowNormalization, keras.layers.GroupNormalization):
     """`keras.layers.GroupNormalization` that records itself on an active tape."""
 
+    @override
     def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
-        """See `_RowNormalization.row_operation`."""
         shape = list(inputs.shape[1:])
         axis = self.axis % inputs.shape.rank - 1
         if axis < 0:
@@ -131,12 +133,12 @@ class GroupNormalization(_RowNormalization, keras.layers.GroupNormalization):
         return RowNormalization(self, inputs, outputs, places, gamma=gamma, eps=self.epsilon)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class RMSNormalization(_RowNormalization, keras.layers.RMSNormalization):
     """`keras.layers.RMSNormalization` that records itself on an active tape."""
 
+    @override
     def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
-        """See `_RowNormalization.row_operation`."""
         places = rows_along(self.axis, inputs)
         if places is None or np.any(np.diff(places.ravel()) != 1):
             return None  # Keras lets the scale broadcast along the last axes
@@ -146,12 +148,13 @@ class RMSNormalization(_RowNormalization, keras.layers.RMSNormalization):
         )
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class UnitNormalization(_RowNormalization, keras.layers.UnitNormalization):
     """`keras.layers.UnitNormalization` that records itself on an active tape."""
 
+    @override
     def row_operation(self, inputs: tf.Tensor, outputs: tf.Tensor) -> Operation | None:
-        """See `_RowNormalization.row_operation`: by the root mean square, but for its scale."""
+        """By the root mean square, but for its scale."""
         places = rows_along(self.axis, inputs)
         if places is None:
             return None

@@ -1,4 +1,4 @@
-"""Swapping the classes of a model's layers, in place, to those that record, and back."""
+"""The parts of a model that record, and how all of them start and stop."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 
 import keras
 
-from tf_kfgn.layers import RECORDING_CLASSES
-from tf_kfgn.layers.graph_operations import graph_operations, record_operation, stop_operation
-from tf_kfgn.layers.nested_models import record_input_casts, stop_input_casts
-from tf_kfgn.layers.opaque import LOOPS, opaque_class
+from tf_kfgn._keras.layers import inner_layers
+from tf_kfgn.layers.casting import NESTED_MODELS
+from tf_kfgn.layers.graph_operations import GRAPH_OPERATIONS, graph_operations
+from tf_kfgn.layers.opaque import LOOPS
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import LAYERS, RECORDING_CLASSES
 from tf_kfgn.operations.marks import mark_diagonal, mark_of, matrix_of, remove_marks
-from tf_kfgn.recording.replay import make_stock
+from tf_kfgn.recording.replay import SEEDS, generators_of
+from tf_kfgn.swapping.swap import Role, stock_class
 
 
 def start_recording(model: keras.layers.Layer) -> contextlib.ExitStack:
-    """Let the layers of a model record, and mark its variables.
+    """Let the parts of a model record, and mark its variables.
 
     Returns:
         What undoes it when it is closed.
@@ -29,72 +31,57 @@ def start_recording(model: keras.layers.Layer) -> contextlib.ExitStack:
     with contextlib.ExitStack() as undo:
         unmarked = [variable for variable in model.variables if mark_of(variable) is None]
         undo.callback(remove_marks, unmarked)
-        for layer in recordable_layers(model):
-            stock, cls = type(layer), recording_class(layer)
-            if cls is not stock:
-                layer.__class__ = cls
-                undo.callback(setattr, layer, "__class__", stock)
-            new = cls is not stock or any(mark_of(v) is None for v in layer.variables)
-            if new and layer.built and isinstance(layer, Recording):
-                layer.mark_variables()
+        for role, part in parts(model):
+            swapped = role.swap(part, undo)
+            if role is LAYERS and part.built and isinstance(part, Recording):
+                unmarked_own = any(mark_of(variable) is None for variable in part.variables)
+                if swapped or unmarked_own:
+                    part.mark_variables()
         for variable in model.variables:
             mark_diagonal(variable)
-        for operation in graph_operations([model, *recordable_layers(model)]):
-            undo.callback(setattr, operation, "__class__", type(operation))
-            record_operation(operation)
-        for nested in nested_models(model):
-            undo.callback(setattr, nested, "__class__", type(nested))
-            record_input_casts(nested)
         return undo.pop_all()
 
 
 def stop_recording(model: keras.layers.Layer) -> None:
-    """Give the layers of a model their stock classes back, and its variables no marks."""
-    for layer in recordable_layers(model):
-        if isinstance(layer, Recording):
-            stock: Any = layer.stock_class()
-            if type(layer) is (RECORDING_CLASSES.get(stock) or opaque_class(stock)):
-                layer.__class__ = stock  # but not a class that a user derived from ours
-    for operation in graph_operations([model, *recordable_layers(model)]):
-        stop_operation(operation)
-    for nested in nested_models(model):
-        stop_input_casts(nested)
-    for layer in model._flatten_layers():
-        make_stock(layer)
+    """Give the parts of a model their stock classes back, and its variables no marks."""
+    for role, part in list(parts(model)):
+        role.restore(part)
     remove_marks(model.variables)
 
 
-def recording_class(layer: keras.layers.Layer) -> type:
-    """The class with which a layer records itself, which may be the one it has.
+def parts(model: keras.layers.Layer) -> Iterator[tuple[Role, Any]]:
+    """Everything inside a model whose class is swapped, and its role.
 
     A layer that is made of other layers records nothing itself; they do.
     """
-    cls: Any = type(layer)
-    if cls in RECORDING_CLASSES:
-        return RECORDING_CLASSES[cls]
-    untouched = (Recording, keras.Model, keras.layers.InputLayer)
-    if isinstance(layer, untouched) or (layer._layers and not isinstance(layer, LOOPS)):
-        return cls
-    return opaque_class(cls)
+    layers = list(recordable_layers(model))
+    for layer in layers:
+        stock = stock_class(type(layer))
+        composed = inner_layers(layer) and not isinstance(layer, LOOPS)
+        if isinstance(layer, keras.Model):
+            yield NESTED_MODELS, layer
+        elif stock in RECORDING_CLASSES or not (
+            composed or isinstance(layer, keras.layers.InputLayer)
+        ):
+            yield LAYERS, layer
+    for operation in graph_operations([model, *layers]):
+        yield GRAPH_OPERATIONS, operation
+    for generator in generators_of(model):
+        yield SEEDS, generator
 
 
 def recordable_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
     """Each layer inside a model once, but none inside a loop over positions."""
     seen: set[int] = set()
-    waiting = list(layer._layers)
+    waiting = inner_layers(layer)
     while waiting:
         inner = waiting.pop(0)
-        if id(inner) in seen or isinstance(inner, keras.metrics.Metric):
+        if id(inner) in seen:
             continue
         seen.add(id(inner))
         yield inner
         if not isinstance(inner, LOOPS):
-            waiting = list(inner._layers) + waiting
-
-
-def nested_models(model: keras.layers.Layer) -> list[keras.Model]:
-    """The models inside a model."""
-    return [layer for layer in recordable_layers(model) if isinstance(layer, keras.Model)]
+            waiting = inner_layers(inner) + waiting
 
 
 def diagonal_variables(layer: keras.layers.Layer) -> list[Any]:

@@ -7,12 +7,14 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from typing_extensions import override
 
+from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.windows import WindowOperation
-from tf_kfgn.recording.active import active_tape
 
 
 def spatial_axes(rank: int, data_format: str) -> range:
@@ -29,20 +31,15 @@ def whole_axes(inputs: tf.Tensor, data_format: str) -> list[np.ndarray | None]:
 
 
 class _MaxPooling(Recording):
-    """Records the whole call of a layer that takes maxima over windows."""
+    """A layer that takes maxima over windows."""
 
-    def call(self: Any, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        tape = active_tape()
-        if tape is None or not inputs.dtype.is_floating:
-            return self.stock_call(inputs)
-        tape.watch(inputs)
-        outputs = self.stock_call(inputs)
-        if inputs.shape[1:].is_fully_defined() and not self.overlapping():
-            tape.record(WindowOperation(self, inputs, outputs, self.windows(inputs, outputs)))
-        else:
-            tape.record(Operation(self, inputs, outputs))
-        return outputs
+    @override
+    def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
+        del args, kwargs
+        [inputs], output, _ = result
+        if not inputs.shape[1:].is_fully_defined() or self.overlapping():
+            return Operation(self, *result)
+        return WindowOperation(self, inputs, output, self.windows(inputs, output))
 
     def overlapping(self: Any) -> bool:
         """Whether an input can meet several windows."""
@@ -69,62 +66,57 @@ class _MaxPooling(Recording):
 class _GlobalMaxPooling(_MaxPooling):
     """Records the whole call of a layer that takes the maximum over all positions."""
 
+    @override
     def overlapping(self) -> bool:
-        """See `_MaxPooling.overlapping`."""
         return False
 
+    @override
     def windows(self: Any, inputs: tf.Tensor, outputs: tf.Tensor) -> list[np.ndarray | None]:
-        """See `_MaxPooling.windows`."""
         del outputs
         return whole_axes(inputs, self.data_format)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class GlobalAveragePooling1D(Recording, keras.layers.GlobalAveragePooling1D):
     """`keras.layers.GlobalAveragePooling1D` that records itself on an active tape."""
 
-    def call(self, inputs: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        tape = active_tape()
-        if tape is None or not inputs.dtype.is_floating:
-            return super().call(inputs, mask=mask)
-        tape.watch(inputs)
-        outputs = super().call(inputs, mask=mask)
+    @override
+    def recorded_operation(
+        self, result: CallOutput, inputs: tf.Tensor, mask: tf.Tensor | None = None
+    ) -> Operation:
         if mask is None:
-            tape.record(LinearOperation(self, inputs, outputs, self.stock_call))
-        elif inputs.shape[1:].is_fully_defined():  # each example has its own mean
-            windows = whole_axes(inputs, self.data_format)
-            tape.record(WindowOperation(self, inputs, outputs, windows))
-        else:
-            tape.record(Operation(self, inputs, outputs))
-        return outputs
+            return LinearOperation(self, *result)
+        if not inputs.shape[1:].is_fully_defined():
+            return Operation(self, *result)
+        windows = whole_axes(inputs, self.data_format)  # each example has its own mean
+        return WindowOperation(self, inputs, result.output, windows)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class MaxPooling1D(_MaxPooling, keras.layers.MaxPooling1D):
     """`keras.layers.MaxPooling1D` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class MaxPooling2D(_MaxPooling, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class MaxPooling3D(_MaxPooling, keras.layers.MaxPooling3D):
     """`keras.layers.MaxPooling3D` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class GlobalMaxPooling1D(_GlobalMaxPooling, keras.layers.GlobalMaxPooling1D):
     """`keras.layers.GlobalMaxPooling1D` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class GlobalMaxPooling2D(_GlobalMaxPooling, keras.layers.GlobalMaxPooling2D):
     """`keras.layers.GlobalMaxPooling2D` that records itself on an active tape."""
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class GlobalMaxPooling3D(_GlobalMaxPooling, keras.layers.GlobalMaxPooling3D):
     """`keras.layers.GlobalMaxPooling3D` that records itself on an active tape."""

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
-from tf_kfgn.layers.casting import record_casts
+from tf_kfgn.layers.call_template import RecordsCall, replace_stock_method
+from tf_kfgn.layers.casting import RecordsCasts
 from tf_kfgn.operations.marks import mark_diagonal
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.swapping.swap import stock_class
 
 
-class RecordingCasts:
-    """Mixin for a layer class: an active tape learns of the casts of its inputs."""
+class Recording(RecordsCasts, RecordsCall):
+    """Base of the layer classes that record themselves; the stock class comes after it.
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the layer."""
-        tape = active_tape()
-        if tape is not None:
-            layer: Any = self
-            args, kwargs = record_casts(tape, layer, args, kwargs)
-        return super().__call__(*args, **kwargs)  # type: ignore[misc]
+    A subclass says what its weights are (`mark_variables`) and what it records
+    (`recorded_operation`, or `recorded_call` where its parts are recorded one by one).
+    """
 
+    built: bool
+    variables: list[Any]
 
-class Recording(RecordingCasts):
-    """Marks a layer class that records itself; see `tf_kfgn.layers`."""
-
-    @classmethod
-    def stock_class(cls) -> type[keras.layers.Layer]:
-        """The Keras class that this class stands for."""
-        position = cls.__mro__.index(Recording)
-        return next(
-            base for base in cls.__mro__[position + 1 :] if issubclass(base, keras.layers.Layer)
-        )
-
-    def stock_call(self, *args: Any, **kwargs: Any) -> Any:
-        """The computation of the Keras class, which records nothing."""
-        return self.stock_class().call(self, *args, **kwargs)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let a class that has no `build` of its own mark what it has built."""
+        super().__init_subclass__(**kwargs)
+        replace_stock_method(cls, "build", build_and_mark)
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """Add a weight, in a diagonal block of its own unless the layer marks it otherwise."""
@@ -45,4 +32,10 @@ class Recording(RecordingCasts):
         return variable
 
     def mark_variables(self) -> None:
-        """Mark the weights of a layer that was built before its class was swapped."""
+        """Say which weights form a matrix: once they are built, or the layer's class is swapped."""
+
+
+def build_and_mark(self: Any, *args: Any, **kwargs: Any) -> None:
+    """Create the weights as the stock class does, and mark them."""
+    stock_class(type(self)).build(self, *args, **kwargs)
+    self.mark_variables()

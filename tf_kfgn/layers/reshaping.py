@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
-import tensorflow as tf
+from typing_extensions import override
 
+from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.linear import LinearOperation, ReshapingOperation
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.operations.operation import Operation
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class Flatten(Recording, keras.layers.Flatten):
+class _Reshaping(Recording):
+    """A layer that keeps the order of the flattened features."""
+
+    @override
+    def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
+        del args, kwargs
+        return ReshapingOperation(self, *result)
+
+
+@register
+class Flatten(_Reshaping, keras.layers.Flatten):
     """`keras.layers.Flatten` that records itself on an active tape."""
 
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(inputs)
-        tape = active_tape()
-        if tape is not None:
-            reordered = self.data_format == "channels_first" and inputs.shape.rank > 2
-            kind = LinearOperation if reordered else ReshapingOperation
-            tape.record(kind(self, inputs, outputs, self.stock_call))
-        return outputs
+    @override
+    def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
+        [inputs] = result.inputs
+        if self.data_format == "channels_first" and inputs.shape.rank > 2:
+            return LinearOperation(self, *result)  # Keras moves the channels to the end first
+        return super().recorded_operation(result, *args, **kwargs)
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
-class Reshape(Recording, keras.layers.Reshape):
+@register
+class Reshape(_Reshaping, keras.layers.Reshape):
     """`keras.layers.Reshape` that records itself on an active tape."""
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(inputs)
-        tape = active_tape()
-        if tape is not None:
-            tape.record(ReshapingOperation(self, inputs, outputs))
-        return outputs

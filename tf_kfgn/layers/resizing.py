@@ -6,27 +6,26 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
+from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.linear import LinearOperation
-from tf_kfgn.recording.active import active_tape
+from tf_kfgn.operations.operation import Operation
 
 
-@keras.saving.register_keras_serializable(package="tf_kfgn")
+@register
 class Resizing(Recording, keras.layers.Resizing):
     """`keras.layers.Resizing` that records itself on an active tape.
 
     A single image, or a dictionary of images and boxes, is input preparation: not recorded.
     """
 
-    def call(self, data: Any, training: bool = True) -> Any:
-        """The stock computation; inside a tape it is recorded."""
-        outputs = super().call(data, training=training)
-        tape = active_tape()
-        if tape is not None and outputs is not data and self._is_batch(data):
-            tape.record(LinearOperation(self, data, outputs, self.stock_call))
-        return outputs
-
-    @staticmethod
-    def _is_batch(data: Any) -> bool:
-        return tf.is_tensor(data) and data.dtype.is_floating and data.shape.rank == 4
+    @override
+    def recorded_operation(
+        self, result: CallOutput, data: Any, training: bool = True
+    ) -> Operation | None:
+        del training
+        is_batch = tf.is_tensor(data) and data.shape.rank == 4
+        return LinearOperation(self, *result) if is_batch else None

@@ -126,6 +126,10 @@ class Likelihood(abc.ABC):
         """The per-example Hessian times a vector shaped like `outputs`."""
         return self.row_product(vector) * self._like_outputs(self.weights)
 
+    def mean_hessian_product(self, vector: tf.Tensor) -> tf.Tensor:
+        """The Hessian of the mean over the batch times a vector shaped like `outputs`."""
+        return self.hessian_product(vector) / self.batch_size
+
     def mean_hessian(self) -> tf.Tensor:
         """Batch mean of the per-example Hessian, shape `(P * D, P * D)`."""
         blocks = self.mean_blocks()

@@ -6,6 +6,7 @@ import math
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.losses.diagonal import Diagonal
 from tf_kfgn.numerics import random
@@ -17,12 +18,13 @@ class Bernoulli(Diagonal):
     functions = (keras.losses.binary_crossentropy,)
     head = "Sigmoid"
 
+    @override
     def diagonal(self) -> tf.Tensor:
-        """See `Diagonal.diagonal`."""
         return tf.sigmoid(self.outputs) * tf.sigmoid(-self.outputs) / self.features
 
+    @override
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_sample`: the gradient for targets drawn from the model."""
+        """The gradient for targets drawn from the model."""
         p = tf.sigmoid(self.outputs)
         uniform = random.uniform(tf.shape(p), seed, p.dtype)
         targets = uniform < tf.cast(p, uniform.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.numerics import random
@@ -18,27 +19,29 @@ class Categorical(Likelihood):
     )
     head = "Softmax"
 
+    @override
     def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root_product`: column k is `sqrt(p_k) (e_k - p)`."""
+        """Column k is `sqrt(p_k) (e_k - p)`."""
         p = tf.nn.softmax(self.outputs)
         scaled = tf.sqrt(p) * vector
         return scaled - p * tf.reduce_sum(scaled, axis=-1, keepdims=True)
 
+    @override
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_product`."""
         p = tf.nn.softmax(self.outputs)
         return p * (vector - tf.reduce_sum(p * vector, axis=-1, keepdims=True))
 
+    @override
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_sample`: the gradient for a class drawn from the model."""
+        """The gradient for a class drawn from the model."""
         dtype = self.outputs.dtype
         uniform = random.uniform(tf.shape(self.outputs), seed, dtype)
         gumbel = -tf.math.log(-tf.math.log(uniform))
         drawn = tf.argmax(tf.cast(self.outputs, gumbel.dtype) + gumbel, axis=-1)
         return tf.nn.softmax(self.outputs) - tf.one_hot(drawn, self.features, dtype=dtype)
 
+    @override
     def mean_blocks(self) -> tf.Tensor:
-        """See `Likelihood.mean_blocks`."""
         p = tf.nn.softmax(self.outputs)
         flat = tf.reshape(p, (-1, self.positions, self.features))
         weighted = flat * tf.reshape(self.weights, (-1, self.positions, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.numerics import random
@@ -17,18 +18,19 @@ class Diagonal(Likelihood):
     def diagonal(self) -> tf.Tensor:
         """The diagonal of the Hessian of each row, shaped like `outputs`."""
 
+    @override
     def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root_product`."""
         return tf.sqrt(self.diagonal()) * vector
 
+    @override
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_product`."""
         return self.diagonal() * vector
 
+    @override
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_sample`: Gaussian."""
+        """Gaussian."""
         return self.row_root_product(random.normal_like(self.outputs, seed))
 
+    @override
     def mean_blocks(self) -> tf.Tensor:
-        """See `Likelihood.mean_blocks`."""
         return tf.linalg.diag(self._mean_over_batch(self.diagonal()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.row_losses import RowLosses
@@ -34,20 +35,22 @@ class General(Likelihood):
         hessians = tf.cast(losses.hessians(), self.outputs.dtype)
         self._hessians, self._roots = clip_eigenvalues(hessians)
 
+    @override
     def row_root_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_root_product`: S is symmetric."""
+        """S is symmetric."""
         return self._times(self._roots, vector)
 
+    @override
     def row_product(self, vector: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_product`."""
         return self._times(self._hessians, vector)
 
+    @override
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
-        """See `Likelihood.row_sample`: Gaussian."""
+        """Gaussian."""
         return self.row_root_product(random.normal_like(self.outputs, seed))
 
+    @override
     def mean_blocks(self) -> tf.Tensor:
-        """See `Likelihood.mean_blocks`."""
         P, D = self.positions, self.features
         weights = tf.cast(tf.reshape(self.weights, (-1, P, 1, 1)), self._hessians.dtype)
         mean = tf.reduce_mean(weights * tf.reshape(self._hessians, (-1, P, D, D)), axis=0)

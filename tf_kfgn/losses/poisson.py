@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.losses.diagonal import Diagonal
 
@@ -19,6 +20,6 @@ class Poisson(Diagonal):
     functions = (keras.losses.poisson,)
     head = "Exp"
 
+    @override
     def diagonal(self) -> tf.Tensor:
-        """See `Diagonal.diagonal`."""
         return tf.exp(self.outputs) / self.features

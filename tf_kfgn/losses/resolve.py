@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-# Keras' own reading of strings, functions, dicts and lists of losses; it has no public name.
-from keras.src.trainers.compile_utils import CompileLoss
-
+from tf_kfgn._keras.losses import compiled_losses
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.selection import likelihood_of
 
@@ -40,7 +39,9 @@ class WatchedLoss:
         return value if self._loss_weight is None else value * self._loss_weight
 
 
-def resolve_loss(loss: Any, y: Any, outputs: Any, sample_weight: Any) -> list[WatchedLoss]:
+def resolve_loss(
+    loss: Any, y: Any, outputs: Any, sample_weight: Any, operations: Sequence[Any] = ()
+) -> list[WatchedLoss]:
     """Find the likelihood of every output that has a loss.
 
     Args:
@@ -48,6 +49,8 @@ def resolve_loss(loss: Any, y: Any, outputs: Any, sample_weight: Any) -> list[Wa
         y: Targets in the structure that the loss takes. None where no curvature needs them.
         outputs: Structure of the model's outputs.
         sample_weight: As `fit` takes it, or None.
+        operations: The recorded operations of the pass that made the outputs, among which the
+            natural parameter behind them may be found.
 
     Raises:
         ValueError: If there is no loss, or a loss has no curvature or needs targets for it.
@@ -57,23 +60,22 @@ def resolve_loss(loss: Any, y: Any, outputs: Any, sample_weight: Any) -> list[Wa
             "The loss is None, so there is no curvature to take. Pass loss=... to compile() or "
             "tape.watch_loss(); a loss that layers add by themselves has no known curvature."
         )
-    compiled = loss if isinstance(loss, CompileLoss) else CompileLoss(loss)
-    if not compiled.built:
-        compiled.build(outputs if y is None else y, outputs)
-    names = tuple(name for name in tf.nest.flatten(compiled.output_names) if name is not None)
+    losses, names = compiled_losses(loss, y, outputs)
     flat_y = tf.nest.flatten(y)
     # Keras lets outputs without a loss go without targets too.
     partial = not isinstance(y, dict) and (
-        len(tf.nest.flatten(outputs)) != len(flat_y) == len(compiled._flat_losses)
+        len(tf.nest.flatten(outputs)) != len(flat_y) == len(losses)
     )
     watched = []
-    for index, (path, keras_loss, loss_weight, _) in enumerate(compiled._flat_losses):
+    for index, (path, keras_loss, loss_weight) in enumerate(losses):
         predictions = _leaf(outputs, path, names)
         targets = flat_y[index] if partial else _leaf(y, path, names)
         weight = sample_weight
         if tf.nest.is_nested(sample_weight):
             weight = _leaf(sample_weight, path, names)
-        likelihood = likelihood_of(keras_loss, predictions, weight, targets, loss_weight)
+        likelihood = likelihood_of(
+            keras_loss, predictions, weight, targets, loss_weight, operations
+        )
         watched.append(
             WatchedLoss(
                 likelihood, predictions, keras_loss, loss_weight, targets, weight, path, names

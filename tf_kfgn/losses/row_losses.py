@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn._keras.layers import mask_of
+
 MAX_WIDTH = 256
 
 
@@ -45,7 +47,7 @@ class RowLosses:
             self._gradient = inner.gradient(
                 values, self._outputs, unconnected_gradients=tf.UnconnectedGradients.ZERO
             )
-        self.mask = getattr(values, "_keras_mask", None)
+        self.mask = mask_of(values)
         self.values = tf.convert_to_tensor(values)
         rank = self.values.shape.rank
         if not rank or not self.values.shape.is_compatible_with(outputs.shape[:rank]):

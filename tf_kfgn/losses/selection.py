@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_kfgn._keras.losses import loss_function
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
@@ -39,6 +41,7 @@ def likelihood_of(
     sample_weight: Any = None,
     y: Any = None,
     loss_weight: float | None = None,
+    operations: Sequence[Any] = (),
 ) -> Likelihood:
     """The likelihood of a Keras loss object, at its natural parameter if there is one.
 
@@ -48,21 +51,21 @@ def likelihood_of(
         sample_weight: As the loss takes it, or None.
         y: Targets as the loss takes them. None where the curvature does not need them.
         loss_weight: What the loss is multiplied by, or None.
+        operations: The recorded operations of the pass that made the outputs.
 
     Raises:
-        ValueError: If the loss has no second derivative, is no function of independent rows, or
+        ValueError: If the loss has no second derivative, is not a function of independent rows, or
             needs targets and there are none.
     """
-    function = _function(loss)
+    function, options = _function(loss)
     check_reducible(loss, outputs)
-    options = loss._fn_kwargs if function is not None else {}
     _check_axis(loss, options, outputs.shape.rank)
     scale = 1.0 if loss_weight is None else loss_weight
 
     known = next((kind for kind in LIKELIHOODS if function in kind.functions), None)
     if known is not None:
         from_logits = options.get("from_logits", False)
-        parameter = natural_parameter(outputs, known.head, from_logits)
+        parameter = natural_parameter(outputs, known.head, from_logits, operations)
         if parameter is not None:
             mask = None
             if options.get("ignore_class") is not None:
@@ -82,14 +85,13 @@ def likelihood_of(
     return rule(outputs, weights, losses)
 
 
-def _function(loss: Any) -> Any:
-    """The Keras function that a loss object computes, or None if it has its own `call`.
+def _function(loss: Any) -> tuple[Any, dict[str, Any]]:
+    """The Keras function that a loss object computes and its options; None if it has its own call.
 
     Raises:
         ValueError: If the loss is not the reduction of the losses of rows.
     """
-    wrapper = keras.losses.MeanSquaredError.__mro__[1]
-    function = loss.fn if isinstance(loss, wrapper) and type(loss).call is wrapper.call else None
+    function, options = loss_function(loss)
     whole = isinstance(loss, keras.losses.Loss) and type(loss).__call__ is keras.Loss.__call__
     if not whole or (function is not None and function in _COMPARES_EXAMPLES):
         raise ValueError(
@@ -98,7 +100,7 @@ def _function(loss: Any) -> Any:
             "keras.losses.Loss that overrides `call`. Compile the model with such a loss, such "
             "as keras.losses.mean_squared_error, or with a first-order optimizer."
         )
-    return function
+    return function, options
 
 
 def _check_axis(loss: Any, options: dict[str, Any], rank: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.losses.diagonal import Diagonal
 from tf_kfgn.losses.row_losses import RowLosses
@@ -39,6 +40,6 @@ class Separable(Diagonal):
         super().__init__(outputs, weights)
         self._diagonal = tf.cast(tf.maximum(losses.diagonal(), 0), self.outputs.dtype)
 
+    @override
     def diagonal(self) -> tf.Tensor:
-        """See `Diagonal.diagonal`."""
         return self._diagonal

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.losses.diagonal import Diagonal
 
@@ -13,6 +14,6 @@ class SquaredError(Diagonal):
 
     functions = (keras.losses.mean_squared_error,)
 
+    @override
     def diagonal(self) -> tf.Tensor:
-        """See `Diagonal.diagonal`."""
         return tf.ones_like(self.outputs) * (2.0 / self.features)

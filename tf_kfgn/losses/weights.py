@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_kfgn._keras.layers import mask_of, with_mask
 from tf_kfgn.losses.row_losses import describe
 from tf_kfgn.numerics.precision import at_least_float32
 
@@ -68,16 +69,14 @@ def reduction_weights(
     Returns:
         Tensor shaped like `values`.
     """
-    of_outputs = getattr(outputs, "_keras_mask", None)
+    of_outputs = mask_of(outputs)
     if mask is None or of_outputs is None:
         mask = of_outputs if mask is None else mask
     else:
         mask = tf.logical_and(tf.cast(of_outputs, tf.bool), tf.cast(mask, tf.bool))
     with tf.GradientTape() as tape:
         tape.watch(values)
-        rows = tf.identity(values)
-        if mask is not None:
-            rows._keras_mask = mask
+        rows = with_mask(tf.identity(values), mask)
         reduce = _Reduction("reduction", loss.reduction, values.dtype.name)
         reduced = reduce(rows, rows, sample_weight)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
@@ -98,8 +97,8 @@ def check_reducible(loss: keras.losses.Loss, outputs: tf.Tensor) -> None:
         )
     if loss.reduction in (None, "none"):
         raise ValueError(
-            f"The loss {describe(loss)} has reduction={loss.reduction!r} and is no single number. "
-            'Use reduction="sum_over_batch_size" or "sum".'
+            f"The loss {describe(loss)} is not a single number: it has reduction="
+            f'{loss.reduction!r}. Use reduction="sum_over_batch_size" or "sum".'
         )
 
 

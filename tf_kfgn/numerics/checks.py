@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+POSITIVE = math.ulp(0.0)  # as the smallest number allowed: zero itself is refused
+
 
 def check_number(
     name: str, value: Any, low: float, high: float = math.inf, *, optional: bool = True
@@ -14,7 +16,7 @@ def check_number(
     Args:
         name: Name of the argument.
         value: What was passed.
-        low: Smallest number allowed; zero itself is refused where `low` is `math.ulp(0.0)`.
+        low: Smallest number allowed; `POSITIVE` for any above zero.
         high: Bound above, not included.
         optional: Whether None is allowed.
 
@@ -43,18 +45,32 @@ def check_period(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 def check_count(
-    name: str, value: Any, what: str = "a whole number", *, optional: bool = False
+    name: str,
+    value: Any,
+    what: str = "a whole number",
+    *,
+    low: int = 1,
+    kind: Any = int,
+    optional: bool = False,
 ) -> None:
-    """Check that an argument is a whole number, at least 1.
+    """Check that an argument is a whole number, large enough.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        what: What it must be, for the message.
+        low: Smallest number allowed.
+        kind: Its type; `numbers.Integral` lets NumPy's integers pass.
+        optional: Whether None is allowed.
 
     Raises:
         ValueError: If it is not.
     """
     if value is None and optional:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not isinstance(value, kind) or isinstance(value, bool) or value < low:
         raise ValueError(
-            f"`{name}` must be {what}, at least 1{' (or None)' if optional else ''}, "
+            f"`{name}` must be {what}, at least {low}{' (or None)' if optional else ''}, "
             f"received {value!r}."
         )
 
@@ -67,6 +83,3 @@ def check_seed(value: Any) -> None:
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"`seed` must be an integer, received {value!r}.")
-
-
-POSITIVE = math.ulp(0.0)

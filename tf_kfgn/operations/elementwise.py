@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.numerics.moments import second_moment
 from tf_kfgn.operations.features import flattened
@@ -25,15 +26,17 @@ class ElementwiseOperation(Operation):
         zero = tf.UnconnectedGradients.ZERO
         return tape.gradient(output, inputs, unconnected_gradients=zero)
 
+    @override
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: the average times, elementwise, `E[f' f'^T]`."""
+        """The average times, elementwise, `E[f' f'^T]`."""
         slopes = flattened(self.derivatives(tape), self.input_widths, average.dtype)
         copies = len(self.inputs)
         tiled = average if copies == 1 else tf.tile(average, (copies, copies))
         return tiled * second_moment(slopes)
 
+    @override
     def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: the columns times, elementwise, `E[f']`."""
+        """The columns times, elementwise, `E[f']`."""
         slopes = flattened(self.derivatives(tape), self.input_widths, columns.dtype)
         copies = len(self.inputs)
         tiled = columns if copies == 1 else tf.tile(columns, (copies, 1))

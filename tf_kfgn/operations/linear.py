@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.operations.features import flattened
 from tf_kfgn.operations.operation import Operation
@@ -32,13 +33,15 @@ class LinearOperation(Operation):
         flat = flattened(products, self.input_widths, rows.dtype)
         return tf.ensure_shape(flat, (rows.shape[0], sum(self.input_widths)))
 
+    @override
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: the transpose on both sides."""
+        """The transpose on both sides."""
         del tape
         return self.transpose(tf.transpose(self.transpose(average)))
 
+    @override
     def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: the transpose."""
+        """The transpose."""
         del tape
         return tf.transpose(self.transpose(tf.transpose(columns)))
 
@@ -46,12 +49,14 @@ class LinearOperation(Operation):
 class ReshapingOperation(Operation):
     """An operation that keeps every feature and the order of the flattened features."""
 
+    @override
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: nothing changes."""
+        """Nothing changes."""
         del tape
         return average
 
+    @override
     def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: nothing changes."""
+        """Nothing changes."""
         del tape
         return columns

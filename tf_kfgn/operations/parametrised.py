@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.marks import mark_of
@@ -106,6 +107,7 @@ class OneHotOperation(ParametrisedOperation):
     def tokens(self) -> tf.Tensor:
         """The place of the 1 in each row, integers of shape `(batch_size, shared)`."""
 
+    @override
     def kernel_rows(self) -> tf.Tensor:
-        """See `ParametrisedOperation.kernel_rows`; estimators do without them."""
+        """Estimators do without them."""
         return tf.one_hot(self.tokens(), self.matrix.in_features, dtype=self.output.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.operations.features import flattened
 from tf_kfgn.operations.operation import Operation
@@ -48,8 +49,8 @@ class RowNormalization(Operation):
         self._places, self._gamma, self._centred = places, gamma, centred
         self._eps, self._smallest = eps, smallest
 
+    @override
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`."""
         del tape
         x, s = self._rows(average.dtype)
         P, D = self._places.shape
@@ -73,8 +74,8 @@ class RowNormalization(Operation):
         halves = tf.reshape(halves, average.shape) / tf.cast(tf.shape(x)[0], average.dtype)
         return self._in_place(tf.transpose(self._in_place(halves + tf.transpose(halves))))
 
+    @override
     def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`."""
         del tape
         x, s = self._rows(columns.dtype)
         P, D = self._places.shape

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from typing_extensions import override
 
 from tf_kfgn.numerics.moments import second_moment
 from tf_kfgn.operations.features import flattened
@@ -56,12 +57,14 @@ class WindowOperation(Operation):
                 grid = tf.gather(grid, windows, axis=axis)
         return tf.reshape(grid, (-1, *self.input_widths))
 
+    @override
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.pull_back`: the copied average times, elementwise, `E[m m^T]`."""
+        """The copied average times, elementwise, `E[m m^T]`."""
         copied = self._copied(tf.transpose(self._copied(average)))
         return copied * second_moment(self._factors(tape, average.dtype))
 
+    @override
     def mean_transpose(self, columns: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:
-        """See `Operation.mean_transpose`: the copied columns times `E[m]`."""
+        """The copied columns times `E[m]`."""
         mean = tf.reduce_mean(self._factors(tape, columns.dtype), axis=0)
         return mean[:, None] * tf.transpose(self._copied(tf.transpose(columns)))

@@ -15,8 +15,8 @@ _LOGGER = logging.getLogger("tf_kfgn")
 
 
 @contextlib.contextmanager
-def warnings_of(optimizer: Any) -> Iterator[None]:
-    """Warn, at the end of this context, of what went wrong in the updates inside."""
+def logging_failures(optimizer: Any) -> Iterator[None]:
+    """Log, at the end of this context, what went wrong in the updates inside."""
     before = _counts(optimizer)
     try:
         yield
@@ -24,11 +24,11 @@ def warnings_of(optimizer: Any) -> Iterator[None]:
         updates, nonfinite, failed = (
             new - old for new, old in zip(_counts(optimizer), before, strict=True)
         )
-        warn("This call of fit", updates, nonfinite, failed)
+        log_failures("This call of fit", updates, nonfinite, failed)
 
 
-def warn(when: str, updates: int, nonfinite: int, failed: int) -> None:
-    """Warn of updates that were not finite, and of inversions that failed.
+def log_failures(when: str, updates: int, nonfinite: int, failed: int) -> None:
+    """Log a warning of updates that were not finite, and of inversions that failed.
 
     Args:
         when: What the numbers belong to.

@@ -1,36 +1,26 @@
-"""GaussNewton: the update that KFRA, KFLR and KFAC share.
-
-After Botev, Ritter & Barber (2017), appendix, and Martens & Grosse (2015), section 7:
-
-1. on their periods, new Kronecker factors enter the averages and the damped factors are inverted;
-2. the gradient is preconditioned block by block: Δ = -(A ⊗ G, damped)⁻¹ g;
-3. (α, μ) minimise the exact Gauss-Newton model of the mini-batch over Δ and the previous step δ₀;
-4. the weights move by δ = learning_rate · (α Δ + μ δ₀), unless δ is not finite;
-5. on its period, and always after a bad prediction, the damping follows the ratio of actual to
-   predicted change, and a step that raised the objective is taken back.
-
-New values come from pure functions and are stored outside of any condition: a mirrored variable
-must not be assigned inside one.
-"""
+"""GaussNewton: the Keras optimizer that KFRA, KFLR and KFAC share; `update` is what it does."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
+from typing_extensions import override
 
-from tf_kfgn.blocks import collection
+from tf_kfgn._keras.optimizers import index_of, number_of_calls, sum_over_replicas
 from tf_kfgn.blocks.collection import Estimates
-from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.factors import FactorEstimator
-from tf_kfgn.factors.sharing import Approximation, Sharing
-from tf_kfgn.optimizers import replicas, update
-from tf_kfgn.optimizers.accumulation import Accumulated
-from tf_kfgn.optimizers.memory import Settings
-from tf_kfgn.optimizers.recorded_pass import active_pass, recorded_pass
+from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.optimizers import update
+from tf_kfgn.optimizers.active_pass import PASS, RecordedPass, recorded_pass
+from tf_kfgn.optimizers.batch import Batch
+from tf_kfgn.optimizers.curvature import new_estimates
+from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.stateful import Stateful
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -73,7 +63,7 @@ class GaussNewton(Stateful, abc.ABC):
             for no limit. Defaults to `MAX_FACTOR_SIZE`.
         weight_decay: Float. If set, every weight shrinks by `learning_rate * weight_decay` times
             itself before the step (decoupled, in Keras' manner); `exclude_from_weight_decay` names
-            exceptions. The decay is no part of the quadratic model, and is not taken back.
+            exceptions. The decay is not part of the quadratic model, and is not taken back.
         clipnorm: Float. If set, the gradient of each weight is clipped to this norm before it is
             preconditioned, and (α, μ) minimise the model with the clipped gradient: where all of
             it is scaled down alike, the step gets shorter by the same factor. ρ compares with the
@@ -90,7 +80,8 @@ class GaussNewton(Stateful, abc.ABC):
             along the two directions, and ρ is measured on the last batch, with its own gradient;
             a step is only taken back if it is not finite. Periods count updates.
         name: Name of the optimizer.
-        **kwargs: Further arguments of `keras.optimizers.Optimizer`.
+        **kwargs: Arguments of the estimator of factors alone, and further ones of
+            `keras.optimizers.Optimizer`.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -122,7 +113,13 @@ class GaussNewton(Stateful, abc.ABC):
         name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """See the class."""
+        """Take the arguments, which the class describes."""
+        own = {field.name for field in dataclasses.fields(self.estimator_class)} & set(kwargs)
+        estimator = self.estimator_class(
+            approximation=approximation,
+            max_factor_size=max_factor_size,
+            **{argument: kwargs.pop(argument) for argument in own},
+        )
         super().__init__(
             learning_rate=learning_rate,
             name=name,
@@ -137,7 +134,8 @@ class GaussNewton(Stateful, abc.ABC):
             gradient_accumulation_steps=gradient_accumulation_steps,
             **kwargs,
         )
-        self._settings = Settings(
+        self.estimator = estimator
+        self.settings = Settings(
             damping=damping,
             min_damping=min_damping,
             damping_decay=damping_decay,
@@ -147,46 +145,35 @@ class GaussNewton(Stateful, abc.ABC):
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,
-            max_factor_size=max_factor_size,
         )
-        self._settings.check()
-        Sharing(approximation)  # refuses a wrong name
-        self.approximation = approximation
 
+    @property
     @abc.abstractmethod
-    def make_estimator(self) -> FactorEstimator:
+    def estimator_class(self) -> type[FactorEstimator]:
         """The estimator of Kronecker factors that gives the optimizer its name."""
 
     @property
-    def seed(self) -> int:
-        """Seed of the estimator; the factors of update t are drawn from `(seed, t)`."""
-        return 0
-
-    @property
-    def settings(self) -> Settings:
-        """The constructor arguments beyond those of every Keras optimizer."""
-        return self._settings
+    def approximation(self) -> Approximation:
+        """How positions that share weights enter."""
+        return self.estimator.approximation
 
     @property
     def max_factor_size(self) -> int | None:
         """Rows of a Kronecker factor above which only its diagonal is kept."""
-        return self._settings.max_factor_size
+        return self.estimator.max_factor_size
 
+    @property
+    def seed(self) -> int:
+        """Seed of the estimator; the factors of update t are drawn from `(seed, t)`."""
+        return self.estimator.seed
+
+    @override
     def get_config(self) -> dict[str, Any]:
         """The constructor arguments."""
-        schedule = self._settings.schedule
-        return {
-            **super().get_config(),
-            **self._settings._asdict(),
-            **(
-                {}
-                if schedule is None
-                else {"damping": keras.saving.serialize_keras_object(schedule)}
-            ),
-            "approximation": self.approximation,
-        }
+        return {**super().get_config(), **self.settings.config(), **self.estimator.config()}
 
     @classmethod
+    @override
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GaussNewton:
         """An optimizer with the constructor arguments of `get_config`."""
         config = dict(config)
@@ -198,6 +185,40 @@ class GaussNewton(Stateful, abc.ABC):
 
     # One update
 
+    @override
+    def apply(
+        self,
+        grads: Sequence[Any],
+        trainable_variables: Sequence[Any] | None = None,
+        *,
+        tape: CurvatureTape | None = None,
+        objective: Callable[[], tf.Tensor] | None = None,
+        loss: tf.Tensor | None = None,
+    ) -> None:
+        """Make one update.
+
+        Args:
+            grads: The objective's gradient for each variable.
+            trainable_variables: The variables. Defaults to those the optimizer was built with.
+            tape: The recorded pass that the gradients come from. Without it (and outside of
+                `recorded_pass`) the step is fixed (the last α, or `step_size`; `momentum` if that
+                is fixed) and the curvature old.
+            objective: Returns the objective, regularisers included, of the same batch at the
+                current weights: `tape.replaying()` repeats dropout masks. Without it the damping
+                stays as it is.
+            loss: The objective before the step, if it is known. Defaults to a call of `objective`.
+
+        Raises:
+            ValueError: If no tape is given before any curvature exists.
+        """
+        if tape is None and objective is None and loss is None:
+            recorded = PASS.get()  # what was given to an optimizer around this one
+        else:
+            recorded = RecordedPass(tape, objective, loss)
+        with PASS.using(recorded):
+            super().apply(grads, trainable_variables)
+
+    @override
     def apply_gradients(
         self,
         grads_and_vars: Iterable[tuple[Any, Any]],
@@ -205,16 +226,13 @@ class GaussNewton(Stateful, abc.ABC):
         objective: Callable[[], tf.Tensor] | None = None,
         loss: tf.Tensor | None = None,
     ) -> Any:
-        """Make one update.
+        """Make one update: `apply`, with gradients and variables in pairs.
 
         Args:
             grads_and_vars: Pairs of the objective's gradient and the variable it belongs to.
-            tape: The recorded pass that the gradients come from. Without it the step is fixed
-                (the last α, or `step_size`; `momentum` if that is fixed) and the curvature old.
-            objective: Returns the objective, regularisers included, of the same batch at the
-                current weights: `tape.replaying()` repeats dropout masks. Without it the damping
-                stays as it is.
-            loss: The objective before the step, if it is known. Defaults to a call of `objective`.
+            tape: As for `apply`.
+            objective: As for `apply`.
+            loss: As for `apply`.
 
         Returns:
             The number of calls so far, a scalar variable.
@@ -222,8 +240,9 @@ class GaussNewton(Stateful, abc.ABC):
         Raises:
             ValueError: If no tape is given before any curvature exists.
         """
-        with recorded_pass(tape, objective, loss):
-            return super().apply_gradients(grads_and_vars)
+        gradients, variables = zip(*grads_and_vars, strict=True)
+        self.apply(gradients, variables, tape=tape, objective=objective, loss=loss)
+        return number_of_calls(self)
 
     def refresh_curvature(self, tape: CurvatureTape) -> None:
         """On their periods, estimate new factors and invert them; every update starts with this.
@@ -234,138 +253,66 @@ class GaussNewton(Stateful, abc.ABC):
         Args:
             tape: The recorded pass.
         """
-        settings, layout = self._settings, self._state.layout
-        iteration = tf.cast(self.iterations, tf.int64)
-        memory = self._state.recall()
-        memory = update.with_initial_damping(memory, settings, iteration, tape)
-        sums, due = memory.accumulated, update.factors_due(memory, settings, iteration)
+        memory, calls = self.memory.read(), number_of_calls(self)
 
         def estimate() -> Estimates:
-            return self._estimates(tape)
+            seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(calls, tf.int64)])
+            return new_estimates(self.estimator, self.layout, memory.blocks, tape, seed)
 
-        if isinstance(sums, Accumulated):
-            sums = sums.with_batch(due, estimate)
-            memory = update.with_mean_factors(
-                memory, sums, settings, iteration, layout, self._is_update_step()
-            )
-        else:
-            memory = update.with_factors(memory, settings, due, layout, estimate)
-            memory = update.with_inverses(memory, settings, iteration, layout)
-        self._state.remember(memory)
+        def is_last_batch() -> tf.Tensor:
+            return (tf.convert_to_tensor(calls) + 1) % self.gradient_accumulation_steps == 0
 
-    @property
-    def _accumulates(self) -> bool:
-        return bool(self.gradient_accumulation_steps)
+        iteration = tf.cast(self.iterations, tf.int64)
+        refreshed = update.refresh(
+            self.settings, self.layout, memory, tape, estimate, iteration, is_last_batch
+        )
+        self.memory.write(refreshed)
 
-    def _is_update_step(self) -> tf.Tensor:
-        """Whether the weights move with this batch."""
-        return (tf.convert_to_tensor(self._iterations) + 1) % self.gradient_accumulation_steps == 0
-
-    def _backend_apply_gradients(self, grads: list[Any], trainable_variables: list[Any]) -> None:
-        recorded = active_pass()
+    @override
+    @contextlib.contextmanager
+    def while_applying(self, gradients: list[Any], variables: list[Any]) -> Iterator[None]:
+        """Refresh the curvature first, and keep what Keras changes before the weights move."""
+        recorded = PASS.get()
         if recorded.tape is not None and not recorded.refreshed:
             self.refresh_curvature(recorded.tape)
-        if self.clipnorm or self.global_clipnorm or self.clipvalue or self._accumulates:
-            own = list(zip(grads, trainable_variables, strict=True))
+        clips = self.clipnorm or self.global_clipnorm or self.clipvalue
+        if clips or self.gradient_accumulation_steps:
+            own = list(zip(gradients, variables, strict=True))
             recorded = recorded._replace(gradient=own)
         if self.weight_decay:  # it moves the weights before the step does
             recorded = recorded._replace(loss=None)
         with recorded_pass(*recorded):
-            super()._backend_apply_gradients(grads, trainable_variables)
+            yield
 
-    def _backend_update_step(
-        self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
+    @override
+    def move_variables(
+        self, gradients: list[Any], variables: list[Any], learning_rate: Any
     ) -> None:
-        tape, objective, loss, refreshed, own_gradient = active_pass()
-        settings, layout = self._settings, self._state.layout
-        gradient = self._whole_gradient(zip(grads, trainable_variables, strict=True))
-        memory = self._state.recall()
-        moved_now = {self._get_variable_index(variable) for variable in trainable_variables}
-        iteration = tf.cast(self.iterations, tf.int64)
+        """Make the step that `update.move` describes."""
+        tape, objective, loss, refreshed, own_gradient = PASS.get()
+        gradient = self._whole_gradient(zip(gradients, variables, strict=True))
         if tape is None:
-            self._require_curvature()
-        proposal = update.propose(
-            memory,
-            settings,
-            layout,
-            gradient,
-            learning_rate,
-            tape,
-            None if own_gradient is None else self._whole_gradient(own_gradient),
-            moving=[index in moved_now for index in range(len(layout.variables))],
+            self.require_curvature()
+        moving = {index_of(self, variable) for variable in variables}
+        batch = Batch(
+            gradient=gradient,
+            learning_rate=learning_rate,
+            iteration=tf.cast(self.iterations, tf.int64),
+            moving=[index in moving for index in range(len(self.layout.variables))],
+            tape=tape,
+            objective=objective,
+            loss=loss,
+            own_gradient=None if own_gradient is None else self._whole_gradient(own_gradient),
+            alone=not (self.gradient_accumulation_steps or refreshed),
         )
-
-        old = [tf.convert_to_tensor(variable) for variable in layout.variables]
-        moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
-        finite = taken = proposal.is_finite
-        new = update.choose(taken, moved, old)
-        if tape is None or objective is None or settings.damping_period is None:
-            replicas.store(layout.variables, new)
-        else:
-            due = taken & update.comparison_due(memory, settings.damping_period, iteration)
-
-            def measured(otherwise: tf.Tensor) -> tf.Tensor:
-                dtype = proposal.change.dtype
-                return tf.cond(due, lambda: tf.cast(objective(), dtype), lambda: otherwise)
-
-            zero = tf.zeros_like(proposal.change)
-            before = measured(zero) if loss is None else tf.cast(loss, zero.dtype)
-            replicas.store(layout.variables, new)
-            after = measured(before)
-            actual = replicas.total(after - before)
-            memory = update.with_damping(memory, settings, due, actual, proposal.change)
-            own = not (self._accumulates or refreshed)
-            taken &= update.acceptable(settings, actual, own_gradient=own) | ~due
-            finite &= tf.math.is_finite(actual) | ~due
-            replicas.store(layout.variables, update.choose(taken, new, old))
-        self._state.remember(update.with_step(memory, settings, proposal, taken, finite))
+        memory = update.move(self.settings, self.layout, self.memory.read(), batch)
+        self.memory.write(memory)
 
     def _whole_gradient(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> list[tf.Tensor]:
         """The gradient summed over replicas; zeros where the objective gave none."""
-        gradient = [tf.zeros(v.shape, v.dtype) for v in self._state.layout.variables]
-        for value, variable in self._all_reduce_sum_gradients(grads_and_vars):
+        gradient = [tf.zeros(v.shape, v.dtype) for v in self.layout.variables]
+        for value, variable in sum_over_replicas(self, grads_and_vars):
             # With an open batch the gradient of a reshaped product has no static shape.
             whole = tf.ensure_shape(tf.convert_to_tensor(value), variable.shape)
-            gradient[self._get_variable_index(variable)] = whole
+            gradient[index_of(self, variable)] = whole
         return gradient
-
-    def _estimates(self, tape: CurvatureTape) -> Estimates:
-        """New estimates for every block, from one recorded pass."""
-        layout = self._state.layout
-        seed = tf.stack([tf.constant(self.seed, tf.int64), tf.cast(self._iterations, tf.int64)])
-        found = self.make_estimator().estimate(
-            tape, seed, layout.diagonal_variables, layout.matrices
-        )
-        diagonals = iter(found.diagonals)
-        old = collection.estimates(layout.blocks, self._state.recall().blocks)
-        estimates, missing = [], []
-        for block, average in zip(layout.blocks, old, strict=True):
-            new: Any = average  # of a layer that has been frozen since
-            if not isinstance(block, KroneckerBlock):
-                diagonal = next(diagonals)
-                new = (diagonal,) if layout.trains(block) else average
-            elif (matrix := layout.matrix_of(block)) in found.factors:
-                new = found.factors[matrix]
-            elif layout.trains(block):
-                missing.append(block.name)
-            # A layer may be of a lower precision than the model.
-            estimates.append(tuple(tf.cast(n, a.dtype) for n, a in zip(new, average, strict=True)))
-        if missing:
-            raise ValueError(
-                f"The CurvatureTape has not recorded the layers {missing}, whose weights this "
-                "optimizer trains. Call the whole model inside the tape."
-            )
-        return estimates
-
-    def _require_curvature(self) -> None:
-        """Refuse a step without a tape as long as no factors exist."""
-        with tf.init_scope():
-            if int(self._scalar("factor_updates")) > 0:
-                return
-        raise ValueError(
-            f"{type(self).__name__} has no curvature yet, and apply_gradients() was called without "
-            "a CurvatureTape. For fit(), call tf_kfgn.enable_curvature(model) before compile(), or "
-            "build the model from tf_kfgn.Model or tf_kfgn.Sequential. In a loop of your own, run "
-            "the model in `with tf_kfgn.CurvatureTape() as tape:`, call tape.watch_loss(...) and "
-            "pass `tape=tape`."
-        )

@@ -1,4 +1,4 @@
-"""KFAC: factors from gradients for sampled targets."""
+"""KFAC: factors from sampled gradients."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 import keras
 
 from tf_kfgn.factors import KFACEstimator
-from tf_kfgn.numerics.checks import check_seed
-from tf_kfgn.optimizers.gauss_newton import GaussNewton
+from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class KFAC(GaussNewton):
-    """Optimizer with Kronecker-factored approximate curvature, from sampled targets.
+    """Optimizer with Kronecker-factored approximate curvature, from sampled gradients.
 
     Each estimate of the factors costs `num_samples` backward passes. Works on any graph of layers.
 
+    Takes the arguments of `GaussNewton`, which describes them, and some of its own.
+
     Args:
-        *args: The arguments of `GaussNewton`.
         num_samples: Cotangents drawn for each example. Defaults to `1`, after the paper.
         seed: An integer, or None for one drawn from Python's generator, which
             `keras.utils.set_random_seed` seeds. The factors of update t depend on `(seed, t)`
             alone, so a resumed run draws what the whole run would have drawn.
-        **kwargs: The arguments of `GaussNewton`.
 
     Raises:
         ValueError: If `num_samples` or `seed` is not an integer, or another argument is out of
@@ -35,29 +35,70 @@ class KFAC(GaussNewton):
         Curvature", ICML 2015.
     """
 
+    estimator: KFACEstimator
+    estimator_class = KFACEstimator
+
     def __init__(
-        self, *args: Any, num_samples: int = 1, seed: int | None = None, **kwargs: Any
+        self,
+        learning_rate: Any = 1.0,
+        damping: float | None = None,
+        min_damping: float | None = None,
+        damping_decay: float = 0.95,
+        damping_period: int | None = 5,
+        step_size: float | None = None,
+        momentum: float | None = None,
+        curvature_decay: float = 0.95,
+        factor_period: int = 5,
+        inverse_period: int = 20,
+        approximation: Approximation = "expand",
+        max_factor_size: int | None = MAX_FACTOR_SIZE,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        num_samples: int = 1,
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        """See the class."""
-        super().__init__(*args, **kwargs)
+        """Take the arguments, which the class describes."""
         if seed is None:
             seed = random.randint(0, 2**31 - 1)
-        check_seed(seed)
-        self._seed = seed
-        self.num_samples = num_samples
-        self.make_estimator()  # refuses a wrong num_samples now rather than in the first step
-
-    @property
-    def seed(self) -> int:
-        """See `GaussNewton.seed`."""
-        return self._seed
-
-    def make_estimator(self) -> KFACEstimator:
-        """See `GaussNewton.make_estimator`."""
-        return KFACEstimator(
-            self.approximation, self.num_samples, max_factor_size=self.max_factor_size
+        super().__init__(
+            learning_rate=learning_rate,
+            damping=damping,
+            min_damping=min_damping,
+            damping_decay=damping_decay,
+            damping_period=damping_period,
+            step_size=step_size,
+            momentum=momentum,
+            curvature_decay=curvature_decay,
+            factor_period=factor_period,
+            inverse_period=inverse_period,
+            approximation=approximation,
+            max_factor_size=max_factor_size,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            num_samples=num_samples,
+            seed=seed,
+            **kwargs,
         )
 
-    def get_config(self) -> dict[str, Any]:
-        """See `GaussNewton.get_config`."""
-        return {**super().get_config(), "num_samples": self.num_samples, "seed": self.seed}
+    @property
+    def num_samples(self) -> int:
+        """Cotangents drawn for each example."""
+        return self.estimator.num_samples

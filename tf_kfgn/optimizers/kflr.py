@@ -8,8 +8,8 @@ import keras
 
 from tf_kfgn.factors import KFLREstimator
 from tf_kfgn.factors.kflr import MEMORY_LIMIT
-from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
-from tf_kfgn.optimizers.gauss_newton import GaussNewton
+from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -20,8 +20,9 @@ class KFLR(GaussNewton):
     the model, so it suits models with few outputs; with more, `num_columns` bounds the cost.
     Works on any graph of layers.
 
+    Takes the arguments of `GaussNewton`, which describes them, and some of its own.
+
     Args:
-        *args: The arguments of `GaussNewton`.
         num_columns: Backward passes for each estimate: that many random orthonormal combinations
             of the outputs, drawn anew each time, which make the factors right on average. Between
             KFAC, which draws for each example on its own, and exact KFLR. Defaults to `None`: all
@@ -29,49 +30,81 @@ class KFLR(GaussNewton):
         memory_limit: Size in MiB that the cotangents of columns going backwards side by side may
             take. Defaults to `256`.
         seed: An integer that the combinations are drawn from. Defaults to `0`.
-        **kwargs: The arguments of `GaussNewton`.
 
     Reference:
         Botev, Ritter & Barber, "Practical Gauss-Newton Optimisation for Deep Learning", ICML 2017,
         section 3.4.
     """
 
+    estimator: KFLREstimator
+    estimator_class = KFLREstimator
+
     def __init__(
         self,
-        *args: Any,
+        learning_rate: Any = 1.0,
+        damping: float | None = None,
+        min_damping: float | None = None,
+        damping_decay: float = 0.95,
+        damping_period: int | None = 5,
+        step_size: float | None = None,
+        momentum: float | None = None,
+        curvature_decay: float = 0.95,
+        factor_period: int = 5,
+        inverse_period: int = 20,
+        approximation: Approximation = "expand",
+        max_factor_size: int | None = MAX_FACTOR_SIZE,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
         num_columns: int | None = None,
         memory_limit: float = MEMORY_LIMIT,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        """See the class."""
-        super().__init__(*args, **kwargs)
-        check_count("num_columns", num_columns, optional=True)
-        check_number("memory_limit", memory_limit, POSITIVE, optional=False)
-        check_seed(seed)
-        self.num_columns = num_columns
-        self.memory_limit = memory_limit
-        self._seed = seed
-
-    @property
-    def seed(self) -> int:
-        """See `GaussNewton.seed`."""
-        return self._seed
-
-    def make_estimator(self) -> KFLREstimator:
-        """See `GaussNewton.make_estimator`."""
-        return KFLREstimator(
-            self.approximation,
-            self.num_columns,
-            max_factor_size=self.max_factor_size,
-            memory_limit=self.memory_limit,
+        """Take the arguments, which the class describes."""
+        super().__init__(
+            learning_rate=learning_rate,
+            damping=damping,
+            min_damping=min_damping,
+            damping_decay=damping_decay,
+            damping_period=damping_period,
+            step_size=step_size,
+            momentum=momentum,
+            curvature_decay=curvature_decay,
+            factor_period=factor_period,
+            inverse_period=inverse_period,
+            approximation=approximation,
+            max_factor_size=max_factor_size,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            num_columns=num_columns,
+            memory_limit=memory_limit,
+            seed=seed,
+            **kwargs,
         )
 
-    def get_config(self) -> dict[str, Any]:
-        """See `GaussNewton.get_config`."""
-        return {
-            **super().get_config(),
-            "num_columns": self.num_columns,
-            "memory_limit": self.memory_limit,
-            "seed": self.seed,
-        }
+    @property
+    def num_columns(self) -> int | None:
+        """Backward passes for each estimate of the factors; None for one an output."""
+        return self.estimator.num_columns
+
+    @property
+    def memory_limit(self) -> float:
+        """Size in MiB that the cotangents of columns going backwards side by side may take."""
+        return self.estimator.memory_limit

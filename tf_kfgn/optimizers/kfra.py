@@ -8,8 +8,8 @@ import keras
 
 from tf_kfgn.factors import KFRAEstimator
 from tf_kfgn.factors.kfra import MEMORY_LIMIT
-from tf_kfgn.numerics.checks import POSITIVE, check_number
-from tf_kfgn.optimizers.gauss_newton import GaussNewton
+from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -20,11 +20,11 @@ class KFRA(GaussNewton):
     does grow with the width of each layer: on images of more than a few thousand pixels, KFLR and
     KFAC are cheaper.
 
+    Takes the arguments of `GaussNewton`, which describes them, and one of its own.
+
     Args:
-        *args: The arguments of `GaussNewton`.
         memory_limit: Size in MiB above which an average of the recursion is refused, with a
             message, before it is allocated. Defaults to `2048`.
-        **kwargs: The arguments of `GaussNewton`.
 
     ```python
     tf_kfgn.enable_curvature(model)
@@ -36,20 +36,66 @@ class KFRA(GaussNewton):
         section 3.5.
     """
 
-    def __init__(self, *args: Any, memory_limit: float = MEMORY_LIMIT, **kwargs: Any) -> None:
-        """See the class."""
-        super().__init__(*args, **kwargs)
-        check_number("memory_limit", memory_limit, POSITIVE, optional=False)
-        self.memory_limit = memory_limit
+    estimator: KFRAEstimator
+    estimator_class = KFRAEstimator
 
-    def make_estimator(self) -> KFRAEstimator:
-        """See `GaussNewton.make_estimator`."""
-        return KFRAEstimator(
-            self.approximation,
-            max_factor_size=self.max_factor_size,
-            memory_limit=self.memory_limit,
+    def __init__(
+        self,
+        learning_rate: Any = 1.0,
+        damping: float | None = None,
+        min_damping: float | None = None,
+        damping_decay: float = 0.95,
+        damping_period: int | None = 5,
+        step_size: float | None = None,
+        momentum: float | None = None,
+        curvature_decay: float = 0.95,
+        factor_period: int = 5,
+        inverse_period: int = 20,
+        approximation: Approximation = "expand",
+        max_factor_size: int | None = MAX_FACTOR_SIZE,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        memory_limit: float = MEMORY_LIMIT,
+        **kwargs: Any,
+    ) -> None:
+        """Take the arguments, which the class describes."""
+        super().__init__(
+            learning_rate=learning_rate,
+            damping=damping,
+            min_damping=min_damping,
+            damping_decay=damping_decay,
+            damping_period=damping_period,
+            step_size=step_size,
+            momentum=momentum,
+            curvature_decay=curvature_decay,
+            factor_period=factor_period,
+            inverse_period=inverse_period,
+            approximation=approximation,
+            max_factor_size=max_factor_size,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            memory_limit=memory_limit,
+            **kwargs,
         )
 
-    def get_config(self) -> dict[str, Any]:
-        """See `GaussNewton.get_config`."""
-        return {**super().get_config(), "memory_limit": self.memory_limit}
+    @property
+    def memory_limit(self) -> float:
+        """Size in MiB above which an average of the recursion is refused."""
+        return self.estimator.memory_limit

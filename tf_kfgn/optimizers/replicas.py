@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import tensorflow as tf
 
+from tf_kfgn._keras.scopes import maybe_merge_call
+
 Structure = TypeVar("Structure")
 
 
@@ -33,13 +35,11 @@ def store(variables: Sequence[Any], values: Sequence[tf.Tensor]) -> None:
     """
     targets = [getattr(variable, "value", variable) for variable in variables]
 
-    def update(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> None:
+    def assign_all(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> None:
         for target, value in zip(targets, values, strict=True):
             strategy.extended.update(target, _assign, args=(value,), group=False)
 
-    tf.__internal__.distribute.interim.maybe_merge_call(
-        update, tf.distribute.get_strategy(), list(values)
-    )
+    maybe_merge_call(assign_all, list(values))
 
 
 def _assign(variable: tf.Variable, value: tf.Tensor) -> None:

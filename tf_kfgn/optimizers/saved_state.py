@@ -14,42 +14,46 @@ from typing import Any
 import keras
 import numpy as np
 
-from tf_kfgn.optimizers.memory import StateVariables
+from tf_kfgn._keras.optimizers import accumulated_gradients, averages_of_weights
+from tf_kfgn.optimizers.variables import MemoryVariables
 
 
 def named_variables(
-    optimizer: keras.optimizers.Optimizer, state: StateVariables
+    optimizer: keras.optimizers.Optimizer, memory: MemoryVariables
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a built optimizer by name.
 
     Returns:
         Those whose shapes depend on the model, and scalars.
     """
-    shaped = {**state.named_tensors()}
-    for name in ("_model_variables_moving_average", "_accumulated_gradients"):
-        kept = getattr(optimizer, name, None) or []
-        shaped |= {f"{name.strip('_')}_{i}": v for i, v in enumerate(kept) if v is not None}
+    shaped = memory.by_name()
+    kept_by_keras = {
+        "model_variables_moving_average": averages_of_weights(optimizer),
+        "accumulated_gradients": accumulated_gradients(optimizer),
+    }
+    for name, kept in kept_by_keras.items():
+        shaped |= {f"{name}_{i}": v for i, v in enumerate(kept) if v is not None}
     known = {id(variable) for variable in shaped.values()}
     scalars = {v.name: v for v in optimizer.variables if id(v) not in known}
     return shaped, scalars
 
 
-def save(optimizer: keras.optimizers.Optimizer, state: StateVariables, store: Any) -> None:
+def save(optimizer: keras.optimizers.Optimizer, memory: MemoryVariables, store: Any) -> None:
     """Write every variable into a store."""
-    shaped, scalars = named_variables(optimizer, state)
+    shaped, scalars = named_variables(optimizer, memory)
     for name, variable in {**shaped, **scalars}.items():
         store[name] = variable.numpy()
 
 
 def load(
-    optimizer: keras.optimizers.Optimizer, state: StateVariables, store: Mapping[str, Any]
+    optimizer: keras.optimizers.Optimizer, memory: MemoryVariables, store: Mapping[str, Any]
 ) -> None:
     """Read every variable from a store, or none if the store belongs to another model.
 
     Raises:
         ValueError: If the blocks in the store are not those of the optimizer.
     """
-    shaped, scalars = named_variables(optimizer, state)
+    shaped, scalars = named_variables(optimizer, memory)
     found = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
     if all(name.isdecimal() for name in found):  # Keras' own names
         reason = "it is that of another kind of optimizer" if found else "there is none"

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import tensorflow as tf
+from typing_extensions import override
 
+from tf_kfgn._keras.optimizers import HookedOptimizer
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.layout import Layout, path_of
+from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.optimizers import saved_state
-from tf_kfgn.optimizers.memory import Settings, StateVariables
+from tf_kfgn.optimizers.settings import Settings
+from tf_kfgn.optimizers.variables import MemoryVariables
 
 
-class Stateful(keras.optimizers.Optimizer):
-    """A Keras optimizer with curvature; `GaussNewton` says how it is used."""
+class Stateful(HookedOptimizer):
+    """A Keras optimizer with curvature; `GaussNewton` says how it is used.
 
-    _settings: Settings
-    _state: StateVariables
+    Attributes:
+        settings: The constructor arguments that say how it updates.
+        estimator: What estimates the Kronecker factors.
+    """
+
+    settings: Settings
+    estimator: FactorEstimator
+    _memory: MemoryVariables
 
     def build(self, variables: list[Any]) -> None:
         """Create the state, block by block, from the marks that recording layers left.
@@ -39,11 +48,28 @@ class Stateful(keras.optimizers.Optimizer):
                 "float32."
             )
         super().build(variables)
-        self._state = StateVariables(
-            self,
-            Layout.of(variables, self._settings.max_factor_size),
-            self._settings.initial_damping,
-        )
+        layout = Layout.of(variables, self.estimator.max_factor_size)
+        self._memory = MemoryVariables(self, layout, self.settings.initial_damping)
+
+    @property
+    def memory(self) -> MemoryVariables:
+        """The variables that hold the state.
+
+        Raises:
+            ValueError: If the optimizer has not been built.
+        """
+        self._require_built("memory")
+        return self._memory
+
+    @property
+    def layout(self) -> Layout:
+        """The variables and blocks.
+
+        Raises:
+            ValueError: If the optimizer has not been built.
+        """
+        self._require_built("layout")
+        return self._memory.layout
 
     @property
     def damping(self) -> Any:
@@ -57,7 +83,7 @@ class Stateful(keras.optimizers.Optimizer):
 
     @damping.setter
     def damping(self, value: float) -> None:
-        if self._settings.schedule is not None:
+        if self.settings.schedule is not None:
             raise TypeError(
                 "The damping of this optimizer follows a schedule, so it cannot be set. Pass a "
                 "number as `damping` to the constructor if you want to set it."
@@ -95,14 +121,6 @@ class Stateful(keras.optimizers.Optimizer):
         """Blocks that kept their last good inverse, summed over updates, a scalar variable."""
         return self._scalar("failed_inversions")
 
-    def _scalar(self, name: str) -> Any:
-        if not self.built:
-            raise ValueError(
-                f"`{name}` exists once the optimizer is built: after the first step of fit(), or "
-                "optimizer.build(model.trainable_variables)."
-            )
-        return getattr(self._state.scalars, name)
-
     def curvature(self) -> dict[str, tuple[tf.Tensor, ...]]:
         """The moving averages of every block, by its name; a second one of a name is `name#2`.
 
@@ -113,11 +131,10 @@ class Stateful(keras.optimizers.Optimizer):
         Raises:
             ValueError: If the optimizer has not been built.
         """
-        self._scalar("damping")
-        layout = self._state.layout
-        averages = collection.estimates(layout.blocks, self._state.recall().blocks)
+        blocks = self.layout.blocks
+        averages = collection.estimates(blocks, self.memory.read().blocks)
         named: dict[str, tuple[tf.Tensor, ...]] = {}
-        for block, average in zip(layout.blocks, averages, strict=True):
+        for block, average in zip(blocks, averages, strict=True):
             again = sum(name.split("#")[0] == block.name for name in named)
             named[f"{block.name}#{again + 1}" if again else block.name] = average
         return named
@@ -126,13 +143,15 @@ class Stateful(keras.optimizers.Optimizer):
         """What a progress bar shows: `damping` and `step_size`."""
         return {name: tf.convert_to_tensor(self._scalar(name)) for name in ("damping", "step_size")}
 
+    @override
     def save_own_variables(self, store: Any) -> None:
         """Write the state into a file's store; Keras calls this."""
         if self.built:
-            saved_state.save(self, self._state, store)
+            saved_state.save(self, self._memory, store)
         else:
             super().save_own_variables(store)
 
+    @override
     def load_own_variables(self, store: Any) -> None:
         """Read the state from a file's store; Keras calls this.
 
@@ -140,6 +159,34 @@ class Stateful(keras.optimizers.Optimizer):
             ValueError: If it is that of another model; nothing of it is loaded then.
         """
         if self.built:
-            saved_state.load(self, self._state, store)
+            saved_state.load(self, self._memory, store)
         else:
             super().load_own_variables(store)  # warns
+
+    def require_curvature(self) -> None:
+        """Refuse a step without a tape as long as no factors exist.
+
+        Raises:
+            ValueError: If none exist.
+        """
+        with tf.init_scope():
+            if int(self.memory.scalars.factor_updates) > 0:
+                return
+        raise ValueError(
+            f"{type(self).__name__} has no curvature yet, and apply_gradients() was called without "
+            "a CurvatureTape. For fit(), call tf_kfgn.enable_curvature(model) before compile(), or "
+            "build the model from tf_kfgn.Model or tf_kfgn.Sequential. In a loop of your own, run "
+            "the model in `with tf_kfgn.CurvatureTape() as tape:`, call tape.watch_loss(...) and "
+            "pass `tape=tape`."
+        )
+
+    def _scalar(self, name: str) -> Any:
+        self._require_built(name)
+        return getattr(self._memory.scalars, name)
+
+    def _require_built(self, name: str) -> None:
+        if not self.built:
+            raise ValueError(
+                f"`{name}` exists once the optimizer is built: after the first step of fit(), or "
+                "optimizer.build(model.trainable_variables)."
+            )

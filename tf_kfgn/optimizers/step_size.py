@@ -43,7 +43,7 @@ def quadratic_model(
     variables: Sequence[Any],
     gradient: Vector,
     directions: tuple[Vector, Vector],
-    ridges: Vector,
+    dampings: Vector,
 ) -> QuadraticModel:
     """Form M for two directions: two Jacobian-vector products on the recorded pass.
 
@@ -52,27 +52,27 @@ def quadratic_model(
         variables: The variables that gradient and directions belong to.
         gradient: g, of the whole objective.
         directions: Δ and δ₀.
-        ridges: τ + η for each variable.
+        dampings: τ + η for each variable.
     """
     likelihoods = tape.likelihoods
     outputs = [likelihood.recorded for likelihood in likelihoods]
     images = tape.jvps(directions, outputs, variables)
     curved = [
         [
-            likelihood.hessian_product(image) / likelihood.batch_size
+            likelihood.mean_hessian_product(image)
             for likelihood, image in zip(likelihoods, image_of_direction, strict=True)
         ]
         for image_of_direction in images
     ]
 
     def entry(i: int, j: int) -> tf.Tensor:
-        ridge = tf.add_n(
+        damped = tf.add_n(
             [
                 tau * tf.cast(tf.reduce_sum(a * b), tau.dtype)
-                for tau, a, b in zip(ridges, directions[i], directions[j], strict=True)
+                for tau, a, b in zip(dampings, directions[i], directions[j], strict=True)
             ]
         )
-        return tf.cast(dot(images[i], curved[j]), ridge.dtype) + ridge
+        return tf.cast(dot(images[i], curved[j]), damped.dtype) + damped
 
     diagonal, cross, previous = entry(0, 0), entry(0, 1), entry(1, 1)
     return QuadraticModel(

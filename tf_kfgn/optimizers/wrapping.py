@@ -1,13 +1,45 @@
-"""Finding a Gauss-Newton optimizer inside the optimizers that Keras wraps around others."""
+"""Optimizers that Keras wraps around others: finding ours inside, and updates through them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import tensorflow as tf
 
+from tf_kfgn.optimizers.active_pass import recorded_pass
 from tf_kfgn.optimizers.gauss_newton import GaussNewton
+from tf_kfgn.recording.tape import CurvatureTape
+
+
+def make_update(
+    optimizer: Any,
+    gradients: list[Any],
+    variables: list[Any],
+    tape: CurvatureTape,
+    objective: Callable[[], tf.Tensor] | None = None,
+    loss: tf.Tensor | None = None,
+) -> None:
+    """Make one update with any optimizer: one of ours, or any that holds some of ours.
+
+    Args:
+        optimizer: The optimizer.
+        gradients: The objective's gradient for each variable, scaled if the optimizer scales the
+            loss.
+        variables: The variables.
+        tape: The recorded pass that the gradients come from.
+        objective: As for `GaussNewton.apply`.
+        loss: As for `GaussNewton.apply`.
+    """
+    several = delegates_to_several(optimizer)
+    if several:  # another one may move weights before ours does
+        build_once(optimizer, variables)
+        for one in gauss_newtons_in(optimizer):
+            if one.built:  # it was given some variables
+                one.refresh_curvature(tape)
+    with recorded_pass(tape, objective, None if several else loss, refreshed=several):
+        optimizer.apply(gradients, variables)
 
 
 def gauss_newton_of(optimizer: Any) -> GaussNewton | None:
@@ -41,11 +73,11 @@ def build_once(optimizer: Any, variables: list[Any]) -> None:
         optimizer.build(variables)
 
 
-def chooses(optimizer: Any) -> bool:
-    """Whether an optimizer gives each variable to one of several others.
+def delegates_to_several(optimizer: Any) -> bool:
+    """Whether an optimizer hands its variables on to several others, each to one.
 
     The others move their weights one after the other. Which they are may only be known once the
     optimizer is built.
     """
     inner = inner_optimizers(optimizer)
-    return hasattr(optimizer, "optimizers") or any(chooses(other) for other in inner)
+    return hasattr(optimizer, "optimizers") or any(delegates_to_several(other) for other in inner)

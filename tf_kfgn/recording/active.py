@@ -1,73 +1,74 @@
-"""What is active in this thread: the tape that records, and the replay that layers follow."""
+"""What is active: the one mechanism by which code deep inside Keras learns who called it.
+
+Keras hands neither a tape to the layers of a model nor a recorded pass to the optimizers that it
+wraps. Both are therefore active while the call runs, in the thread (or task) that made it.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import threading
+import contextvars
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any, Generic, TypeVar
 
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
+from tf_kfgn._keras.scopes import in_symbolic_scope
 
-if TYPE_CHECKING:
-    from tf_kfgn.recording.replay import Replay
-    from tf_kfgn.recording.tape import CurvatureTape
+Value = TypeVar("Value")
 
 
-class _Context(threading.local):
-    def __init__(self) -> None:
-        self.tapes: list[CurvatureTape] = []
-        self.silent = False
-        self.replay: Replay | None = None
+class Active(Generic[Value]):
+    """A value that is active inside a context and, nested, gives way to an inner one."""
+
+    def __init__(self, name: str, default: Value) -> None:
+        """Name the value, and say what it is outside of any context."""
+        self._variable: contextvars.ContextVar[Value] = contextvars.ContextVar(
+            name, default=default
+        )
+
+    def get(self) -> Value:
+        """The value of the innermost context, or the default."""
+        return self._variable.get()
+
+    @contextlib.contextmanager
+    def using(self, value: Value) -> Iterator[None]:
+        """Let a value be active inside this context."""
+        token = self._variable.set(value)
+        try:
+            yield
+        finally:
+            self._variable.reset(token)
 
 
-_context = _Context()
+TAPE: Active[Any] = Active("tape", None)  # the innermost CurvatureTape
+SILENT: Active[bool] = Active("silent", False)  # whether no operation is to be recorded
+REPLAY: Active[Any] = Active("replay", None)  # the Replay that random layers must follow
 
 
-def active_tape() -> CurvatureTape | None:
-    """The innermost `CurvatureTape` that records operations in this thread, or None.
+def active_tape() -> Any:
+    """The innermost `CurvatureTape` that records operations, or None.
 
     None as well while Keras only infers the shapes of a model that is not built yet.
     """
-    return None if _context.silent else drawing_tape()
+    return None if SILENT.get() else drawing_tape()
 
 
-def drawing_tape() -> CurvatureTape | None:
+def drawing_tape() -> Any:
     """The innermost `CurvatureTape`, even where it records no operations but random draws."""
-    return _context.tapes[-1] if _context.tapes and not in_symbolic_scope() else None
+    return None if in_symbolic_scope() else TAPE.get()
 
 
-def active_replay() -> Replay | None:
-    """The replay that random layers of this thread must follow, or None."""
-    return _context.replay
+def active_replay() -> Any:
+    """The `Replay` that random layers must follow, or None."""
+    return REPLAY.get()
 
 
-def push_tape(tape: CurvatureTape) -> None:
-    """Let a tape record in this thread."""
-    _context.tapes.append(tape)
-
-
-def pop_tape() -> None:
-    """Let the tape before record again."""
-    _context.tapes.pop()
-
-
-@contextlib.contextmanager
-def no_operations() -> Iterator[None]:
+def no_operations() -> contextlib.AbstractContextManager[None]:
     """Record no operation inside: for a layer that is recorded as a whole."""
-    previous, _context.silent = _context.silent, True
-    try:
-        yield
-    finally:
-        _context.silent = previous
+    return SILENT.using(True)
 
 
 @contextlib.contextmanager
-def following(replay: Replay) -> Iterator[None]:
+def following(replay: Any) -> Iterator[None]:
     """Let random layers follow a replay inside, and record nothing."""
-    previous, _context.replay = _context.replay, replay
-    try:
-        with no_operations():
-            yield
-    finally:
-        _context.replay = previous
+    with REPLAY.using(replay), no_operations():
+        yield

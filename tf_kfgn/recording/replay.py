@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
+from tf_kfgn._keras.layers import flattened_layers, seed_generators
 from tf_kfgn.recording.active import active_replay, drawing_tape
+from tf_kfgn.swapping.swap import Role, Swapped
 
 
 class Draw(NamedTuple):
@@ -18,11 +20,10 @@ class Draw(NamedTuple):
     seed: tf.Tensor
 
 
-class RepeatableSeedGenerator(keras.random.SeedGenerator):
-    """A seed generator whose seeds a tape notes, and a replay repeats.
+class RepeatableSeeds(Swapped):
+    """Mixin for a seed generator whose seeds a tape notes, and a replay repeats.
 
-    The generators of a recorded model's layers get this class; outside of tapes and replays they
-    are what they were.
+    Outside of tapes and replays it is what it was.
     """
 
     def next(self, ordered: bool = True) -> tf.Tensor:
@@ -30,11 +31,20 @@ class RepeatableSeedGenerator(keras.random.SeedGenerator):
         replay = active_replay()
         if replay is not None:
             return replay.seed_of(self)
-        seed = super().next(ordered=ordered)
+        seed = super().next(ordered=ordered)  # type: ignore[misc]
         tape = drawing_tape()
         if tape is not None:
             tape.draws.append(Draw(self, seed))
         return seed
+
+
+SEEDS = Role(RepeatableSeeds)
+
+
+def generators_of(model: keras.layers.Layer) -> Iterator[keras.random.SeedGenerator]:
+    """The seed generators of a model and of the layers inside it."""
+    for layer in flattened_layers(model):
+        yield from seed_generators(layer)
 
 
 class Replay:
@@ -61,17 +71,3 @@ class Replay:
             )
         self._next[id(generator)] = index + 1
         return seeds[index]
-
-
-def make_repeatable(layer: keras.layers.Layer) -> None:
-    """Let the seed generators that a layer owns follow tapes and replays."""
-    for generator in layer._seed_generators:
-        if type(generator) is keras.random.SeedGenerator:
-            generator.__class__ = RepeatableSeedGenerator
-
-
-def make_stock(layer: keras.layers.Layer) -> None:
-    """Undo `make_repeatable`."""
-    for generator in layer._seed_generators:
-        if type(generator) is RepeatableSeedGenerator:
-            generator.__class__ = keras.random.SeedGenerator

@@ -1,4 +1,4 @@
-"""How much work an update is, by counting multiplications and additions."""
+"""What an update costs, by counting multiplications and additions."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.operations.parametrised import ParametrisedOperation
-from tf_kfgn.optimizers import KFAC, KFLR, KFRA, GaussNewton
+from tf_kfgn.optimizers import GaussNewton
 
 # A Jacobian-vector product against a gradient: two of the three passes of the same size.
 _JVP = 2 / 3
 
 
-def work_against_gradient(
+def cost_against_gradient(
     block: Block,
     uses: Sequence[ParametrisedOperation],
     optimizer: GaussNewton,
     batch_size: int,
     num_outputs: int,
 ) -> float | None:
-    """Work of one update beyond the gradient, as a multiple of the work of the layer's gradient.
+    """Cost of one update beyond the gradient, as a multiple of that of the layer's gradient.
 
     Counts, each divided by its period: the second moments and the backward passes (or the
     recursion) for the factors, and their inverses; and in every update the preconditioning and
@@ -29,9 +29,9 @@ def work_against_gradient(
     Args:
         block: A block.
         uses: The recorded operations of its matrix.
-        optimizer: Whose method and periods count.
+        optimizer: Whose estimator and periods count.
         batch_size: Examples in a batch.
-        num_outputs: Outputs of the model for one example: columns of exact KFLR.
+        num_outputs: Outputs of the model for one example.
 
     Returns:
         The ratio, or None for a block without a matrix or uses.
@@ -45,32 +45,18 @@ def work_against_gradient(
     forward = 2 * positions * groups * rows * columns  # of one example
     gradient = 3 * batch_size * forward
 
-    input_moment = 2 * batch_size * positions * groups * rows * A[-1]
-    output_moment = 2 * batch_size * positions * groups * columns * G[-1]
-    if isinstance(optimizer, KFRA):
-        widths = [sum(use.input_widths) + use.shared * groups * use.out_features for use in uses]
-        output_factor = sum(widths) * forward / len(uses)
-    else:
-        passes = _columns(optimizer, num_outputs)
-        output_factor = passes * (batch_size * forward + output_moment)
+    settings, estimator = optimizer.settings, optimizer.estimator
+    input_factor = 2 * batch_size * positions * groups * rows * A[-1]
+    output_factor = estimator.output_cost(uses, forward, batch_size, num_outputs)
     inverses = 2 * groups * (_cube(A) + _cube(G))
     preconditioning = 2 * groups * rows * columns * (A[-1] + G[-1])
-    settings = optimizer.settings
     total = (
-        (input_moment + output_factor) / settings.factor_period
+        (input_factor + output_factor) / settings.factor_period
         + inverses / settings.inverse_period
         + preconditioning
         + 2 * _JVP * gradient
     )
     return total / gradient
-
-
-def _columns(optimizer: GaussNewton, num_outputs: int) -> int:
-    if isinstance(optimizer, KFAC):
-        return optimizer.num_samples
-    if isinstance(optimizer, KFLR) and optimizer.num_columns is not None:
-        return min(optimizer.num_columns, num_outputs)
-    return num_outputs
 
 
 def _cube(shape: tuple[int, ...]) -> int:

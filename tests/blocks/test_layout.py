@@ -205,10 +205,10 @@ def test_l2_is_the_second_derivative_of_the_regulariser(regularizer):
     np.testing.assert_allclose(l2_coefficient(kernel), second, rtol=1e-6)
 
 
-def test_ridges_add_damping_and_l2():
+def test_dampings_are_tau_and_the_l2_coefficient():
     dense = built(layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.01)))
     other = built(layers.Dense(2, bias_regularizer=keras.regularizers.L2(0.1)), 3)
     layout = Layout.of([*other.trainable_variables, *dense.trainable_variables])
     damping = tf.constant(0.5)
-    np.testing.assert_allclose(layout.ridges(damping), [0.5, 0.7, 0.52, 0.5], rtol=1e-6)
-    np.testing.assert_allclose(layout.block_ridges(damping), [0.5, 0.52], rtol=1e-6)
+    np.testing.assert_allclose(layout.dampings(damping), [0.5, 0.7, 0.52, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(layout.block_dampings(damping), [0.5, 0.52], rtol=1e-6)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from brute_force import allclose, flat, gauss_newton_of, hessian_of, loss_hessian, wrong
+from passes import MODES, compiled, random_vectors, record
 from problems import (
     MSE,
     PROBLEMS,
@@ -20,9 +21,9 @@ from problems import (
     seeded,
     sequential,
 )
-from recording import MODES, compiled, random_vectors, record
 
 import tf_kfgn
+from tf_kfgn.losses import Bernoulli, Categorical, Poisson
 
 CATEGORICAL = PROBLEMS["mlp_categorical"]
 DROPOUT = random_problem(
@@ -278,3 +279,43 @@ def test_nothing_is_recorded_while_keras_infers_shapes():
         outputs = model(CATEGORICAL.x.astype("float32"))
     assert len(tape.operations) == 1
     assert tape.operations[0].output is outputs
+
+
+# The loss after the pass
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize(
+    ("head", "loss", "rule"),
+    [
+        ("exponential", keras.losses.Poisson(dtype="float64"), Poisson),
+        ("softmax", keras.losses.CategoricalCrossentropy(dtype="float64"), Categorical),
+        ("sigmoid", keras.losses.BinaryCrossentropy(dtype="float64"), Bernoulli),
+    ],
+    ids=["exponential", "softmax", "sigmoid"],
+)
+def test_a_loss_that_is_watched_after_the_tape_has_the_rule_of_one_inside(head, loss, rule, graph):
+    model = seeded(lambda: sequential((4,), dense(5, "tanh"), dense(3, head)))()
+    tf_kfgn.enable_curvature(model)
+    x = np.random.default_rng(0).normal(size=(7, 4))
+    kinds = []
+
+    def products(inside):
+        with tf_kfgn.CurvatureTape() as tape:
+            outputs = model(x)
+            if inside:
+                tape.watch_loss(loss, None, outputs)
+        if not inside:
+            tape.watch_loss(loss, None, outputs)
+        kinds.append(type(tape.likelihoods[0]))
+        return tape.gauss_newton_vector_product(random_vectors(model.trainable_variables))
+
+    run = tf.function(products) if graph else products
+    for before, after in zip(run(True), run(False), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert set(kinds) == {rule}
+
+
+def test_the_tape_does_not_differentiate_a_loss_that_it_watches():
+    _, tape, outputs = record(CATEGORICAL)
+    assert tape.gradient(tape.likelihoods[0].mean_hessian(), outputs) is None

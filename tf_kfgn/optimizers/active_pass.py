@@ -8,12 +8,12 @@ active in the thread while `apply` runs.
 from __future__ import annotations
 
 import contextlib
-import contextvars
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.recording.active import Active
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -36,24 +36,16 @@ class RecordedPass(NamedTuple):
     gradient: list[tuple[Any, Any]] | None = None
 
 
-_active: contextvars.ContextVar[RecordedPass | None] = contextvars.ContextVar(
-    "recorded_pass", default=None
-)
+PASS: Active[RecordedPass] = Active("recorded_pass", RecordedPass())
 
 
-def active_pass() -> RecordedPass:
-    """The recorded pass of the update that runs in this thread; an empty one if there is none."""
-    return _active.get() or RecordedPass()
-
-
-@contextlib.contextmanager
 def recorded_pass(
     tape: CurvatureTape | None,
     objective: Callable[[], tf.Tensor] | None = None,
     loss: tf.Tensor | None = None,
     refreshed: bool = False,
     gradient: list[tuple[Any, Any]] | None = None,
-) -> Iterator[None]:
+) -> contextlib.AbstractContextManager[None]:
     """Let Gauss-Newton optimizers, wrapped or not, use a recorded pass inside this context.
 
     ```python
@@ -62,16 +54,11 @@ def recorded_pass(
     ```
 
     Args:
-        tape: See `GaussNewton.apply_gradients`.
-        objective: See `GaussNewton.apply_gradients`.
-        loss: See `GaussNewton.apply_gradients`. None where another optimizer moves some weights
-            before.
+        tape: As for `GaussNewton.apply`.
+        objective: As for `GaussNewton.apply`.
+        loss: As for `GaussNewton.apply`. None where another optimizer moves some weights before.
         refreshed: Whether `GaussNewton.refresh_curvature` was called with this tape, as it must
             be before another optimizer moves weights.
-        gradient: See `RecordedPass`.
+        gradient: The objective's own gradient, as in `RecordedPass`.
     """
-    token = _active.set(RecordedPass(tape, objective, loss, refreshed, gradient))
-    try:
-        yield
-    finally:
-        _active.reset(token)
+    return PASS.using(RecordedPass(tape, objective, loss, refreshed, gradient))

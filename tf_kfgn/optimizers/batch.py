@@ -1,0 +1,38 @@
+"""What one batch brings to the move of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_kfgn.recording.tape import CurvatureTape
+
+
+class Batch(NamedTuple):
+    """What one batch brings to the move of the weights.
+
+    Attributes:
+        gradient: g, one tensor for each variable: of the objective, or what clipping and
+            accumulation made of it; zeros where the objective gave none.
+        learning_rate: Factor for the whole step.
+        iteration: Number of updates before this one.
+        moving: Whether each variable moves: not if it is frozen, or without a gradient.
+        tape: The recorded pass, or None.
+        objective: Returns the objective at the current weights, or None if it is not known how.
+        loss: The objective before the step, if it is known.
+        own_gradient: The gradient of this batch's objective, if that is not g.
+        alone: Whether g and the curvature are those of this batch at the weights of its recorded
+            pass: not if several batches were accumulated, or another optimizer moves some weights.
+    """
+
+    gradient: list[tf.Tensor]
+    learning_rate: tf.Tensor
+    iteration: tf.Tensor
+    moving: Sequence[bool]
+    tape: CurvatureTape | None = None
+    objective: Callable[[], tf.Tensor] | None = None
+    loss: tf.Tensor | None = None
+    own_gradient: list[tf.Tensor] | None = None
+    alone: bool = True

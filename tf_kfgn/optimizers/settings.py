@@ -1,0 +1,60 @@
+"""The constructor arguments that say how a Gauss-Newton optimizer updates."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from tf_kfgn.numerics.checks import POSITIVE, check_number, check_period
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Constructor arguments of `GaussNewton`, which describes them.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    damping: float | keras.optimizers.schedules.LearningRateSchedule | None
+    min_damping: float | None
+    damping_decay: float
+    damping_period: int | None
+    step_size: float | None
+    momentum: float | None
+    curvature_decay: float
+    factor_period: int
+    inverse_period: int
+
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        if self.schedule is None:
+            check_number("damping", self.damping, POSITIVE)
+        check_number("min_damping", self.min_damping, 0.0)
+        check_number("damping_decay", self.damping_decay, POSITIVE, 1.0, optional=False)
+        check_period("damping_period", self.damping_period, optional=True)
+        check_number("step_size", self.step_size, POSITIVE)
+        check_number("momentum", self.momentum, 0.0)
+        check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
+        check_period("factor_period", self.factor_period)
+        check_period("inverse_period", self.inverse_period)
+
+    @property
+    def schedule(self) -> keras.optimizers.schedules.LearningRateSchedule | None:
+        """What gives τ for each update, or None where it adapts."""
+        scheduled = isinstance(self.damping, keras.optimizers.schedules.LearningRateSchedule)
+        return self.damping if scheduled else None
+
+    @property
+    def initial_damping(self) -> float:
+        """τ before the first update; 0 if the first batch or a schedule sets it."""
+        return 0.0 if self.damping is None or self.schedule is not None else self.damping
+
+    def config(self) -> dict[str, Any]:
+        """The arguments, with a schedule in the form in which Keras saves it."""
+        arguments = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.schedule is not None:
+            arguments["damping"] = keras.saving.serialize_keras_object(self.schedule)
+        return arguments

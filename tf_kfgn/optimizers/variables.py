@@ -1,0 +1,113 @@
+"""The variables of an optimizer that hold its memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tf_kfgn.blocks.collection import estimates
+from tf_kfgn.blocks.factor import identity
+from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.optimizers import replicas
+from tf_kfgn.optimizers.accumulation import Accumulated
+from tf_kfgn.optimizers.memory import Memory, Scalars
+
+_INITIALIZERS = {"zeros": "zeros", "ones": "ones", "identity": identity}
+_COUNTERS = {
+    "factor_updates",
+    "inverse_age",
+    "rejected_steps",
+    "nonfinite_steps",
+    "failed_inversions",
+}
+
+
+class MemoryVariables:
+    """A `Memory` of variables, in an order that depends on the layout alone.
+
+    Optimizer variables are saved by position. Being no attribute of the optimizer itself, the
+    layout is not mistaken by Keras for more of them.
+
+    Attributes:
+        layout: The variables of the model and how they are blocked.
+        blocks: One state for each block, of variables, as are all that follow.
+        previous_step: One variable for each variable of the model.
+        scalars: The scalar variables.
+        accumulated: Sums over batches; empty where every batch has an update of its own.
+    """
+
+    def __init__(
+        self, optimizer: keras.optimizers.Optimizer, layout: Layout, initial_damping: float
+    ) -> None:
+        """Add the variables to an optimizer.
+
+        Args:
+            optimizer: Where they belong.
+            layout: Its variables and blocks.
+            initial_damping: τ before the first update; 0 if it is not known yet.
+        """
+        self.layout = layout
+        double = any(variable.dtype == "float64" for variable in layout.variables)
+        dtype = "float64" if double else "float32"
+
+        def add(name: str, shape: tuple[int, ...], initializer: Any, dtype: str = dtype) -> Any:
+            name = name.replace("/", "_")
+            return optimizer.add_variable(
+                shape, initializer, dtype, "only_first_replica", name=name
+            )
+
+        def constant(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
+            return tf.constant(initial_damping, dtype, shape)  # Keras' own rounds to float32
+
+        self.blocks = [
+            block.state(
+                [
+                    add(f"{block.name}_{slot.name}", slot.shape, _INITIALIZERS[slot.initial])
+                    for slot in block.slots
+                ]
+            )
+            for block in layout.blocks
+        ]
+        self.previous_step = optimizer.add_optimizer_variables(layout.variables, "previous_step")
+        initial = {"damping": constant, "initial_damping": constant}
+        self.scalars = Scalars(
+            *(
+                add(name, (), initial.get(name, "zeros"), "int64" if name in _COUNTERS else dtype)
+                for name in Scalars._fields
+            )
+        )
+        self.accumulated: Accumulated | tuple[()] = ()
+        if optimizer.gradient_accumulation_steps:
+            averages = estimates(layout.blocks, self.blocks)
+            totals = [
+                tuple(
+                    add(f"{block.name}_{slot.name}_total", slot.shape, "zeros")
+                    for slot, _ in zip(block.slots, average, strict=False)
+                )
+                for block, average in zip(layout.blocks, averages, strict=True)
+            ]
+            self.accumulated = Accumulated(totals, add("accumulated_batches", (), "zeros", "int64"))
+
+    def read(self) -> Memory:
+        """The values of the whole memory."""
+        return tf.nest.map_structure(tf.convert_to_tensor, self._everything())
+
+    def write(self, memory: Memory) -> None:
+        """Store the whole memory. Must not be called inside a condition."""
+        replicas.store(tf.nest.flatten(self._everything()), tf.nest.flatten(memory))
+
+    def by_name(self) -> dict[str, Any]:
+        """The variables whose shapes depend on the model's, by names that do not."""
+        named = {f"previous_step_{i}": v for i, v in enumerate(self.previous_step)}
+        for i, (block, state) in enumerate(zip(self.layout.blocks, self.blocks, strict=True)):
+            slots = zip(block.slots, tf.nest.flatten(state), strict=True)
+            named |= {f"block_{i}_{slot.name}": variable for slot, variable in slots}
+        if isinstance(self.accumulated, Accumulated):
+            totals = tf.nest.flatten(self.accumulated.totals)
+            named |= {f"total_{i}": variable for i, variable in enumerate(totals)}
+        return named
+
+    def _everything(self) -> Memory:
+        return Memory(self.blocks, self.previous_step, self.scalars, self.accumulated)
