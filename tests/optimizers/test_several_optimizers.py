@@ -147,3 +147,10 @@ def test_a_loss_scale_around_several_optimizers_is_built_once():
     names = [variable.path for variable in scaled._variables]
     assert len([name for name in names if "dynamic_scale" in name]) == 1
     assert int(ours.iterations) == 8
+
+
+def test_a_map_that_gives_ours_no_variable_says_so():
+    names = keras.optimizers.OptimizerMap(keras.optimizers.AdamW(), {"idden/.*": tf_kfgn.KFAC()})
+    model = compiled(keras.optimizers.MultiOptimizer(names))
+    with pytest.raises(ValueError, match=r"kfac.* none of these .*hidden/kernel.*whole"):
+        model.fit(TOKENS, Y, verbose=0)

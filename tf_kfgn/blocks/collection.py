@@ -56,12 +56,12 @@ def invert(
     Returns:
         The new states, and the number of blocks that failed, an int64 scalar.
     """
-    results = [
-        block.invert(state, damping)
-        for block, state, damping in zip(blocks, states, dampings, strict=True)
-    ]
-    failures = tf.add_n([tf.cast(~succeeded, tf.int64) for _, succeeded in results])
-    return [state for state, _ in results], failures
+    inverted, failures = [], []
+    for block, state, damping in zip(blocks, states, dampings, strict=True):
+        new, succeeded = block.invert(state, damping)
+        inverted.append(new)
+        failures.append(tf.cast(~succeeded, tf.int64))
+    return inverted, tf.add_n(failures)
 
 
 def precondition(

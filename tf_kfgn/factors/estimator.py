@@ -8,12 +8,9 @@ from collections.abc import Callable, Container, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import tensorflow as tf
-from typing_extensions import override
 
 from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
-from tf_kfgn.numerics import random
 from tf_kfgn.numerics.checks import check_count
-from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import OneHotOperation, ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix, is_large
@@ -187,98 +184,6 @@ class FactorEstimator(abc.ABC):
         return sharing.input_factor(
             tf.cast(rows, dtype), is_large(rows.shape[-1], self.max_factor_size)
         )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CotangentEstimator(FactorEstimator):
-    """An estimator whose G is a second moment of back-propagated columns."""
-
-    @abc.abstractmethod
-    def passes(self, num_outputs: int) -> int:
-        """Backward passes for one estimate.
-
-        Args:
-            num_outputs: Outputs of the model for one example.
-        """
-
-    @override
-    def output_cost(
-        self,
-        uses: Sequence[ParametrisedOperation],
-        forward: int,
-        batch_size: int,
-        num_outputs: int,
-    ) -> float:
-        matrix = uses[0].matrix
-        positions = sum(use.shared for use in uses)
-        width = 1 if self.diagonal_output(matrix) else matrix.out_features
-        rows = batch_size * positions * (matrix.groups or 1)
-        moment = 2 * rows * matrix.out_features * width
-        return self.passes(num_outputs) * (batch_size * forward + moment)
-
-    def curvature_of_column(
-        self,
-        tape: CurvatureTape,
-        uses: Uses,
-        outputs: tf.Tensor,
-        column: tf.Tensor,
-        variables: Sequence[Any],
-    ) -> list[tf.Tensor]:
-        """What one cotangent of the outputs adds to each G, then to each diagonal."""
-        operations = [operation for ops in uses.values() for operation in ops]
-        examples = tf.shape(outputs)[0]
-        targets = [operation.output for operation in operations] + list(variables)
-        cotangents = tape.cotangents(outputs, column, targets)
-        rows = {
-            id(operation): operation.cotangent_rows(cotangent)
-            for operation, cotangent in zip(operations, cotangents, strict=False)
-        }
-        factors = []
-        for matrix, ops in uses.items():
-            joined = tf.concat([rows[id(op)] for op in ops], axis=1)
-            factor = self.sharing_of(matrix).output_factor(joined, self.diagonal_output(matrix))
-            # A layer that is called without a batch axis, as on all positions, is called once for
-            # all examples. Its cotangents are sums over them, which random signs keep apart.
-            factors.append(factor * (batch_size(joined) / tf.cast(examples, joined.dtype)))
-        gradients = cotangents[len(operations) :]
-        return factors + [squared_gradient(gradient, outputs) for gradient in gradients]
-
-    def zeros(self, uses: Uses, variables: Sequence[Any]) -> list[tf.Tensor]:
-        """Zeros in the shapes of `curvature_of_column`."""
-        shapes = [
-            (
-                *matrix.leading,
-                matrix.out_features,
-                1 if self.diagonal_output(matrix) else matrix.out_features,
-            )
-            for matrix in uses
-        ]
-        types = [at_least_float32(operations[0].output.dtype) for operations in uses.values()]
-        return [tf.zeros(s, t) for s, t in zip(shapes, types, strict=True)] + [
-            tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables
-        ]
-
-
-def squared_gradient(gradient: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
-    """Estimate of the diagonal of the Gauss-Newton matrix from one column, `u^2 / N`.
-
-    With `u = sum_n J_n^T c_n`, where the columns c_n of the examples have mean zero, are
-    independent, and have the Hessians as covariances, the expectation of `u u^T / N` is the
-    Gauss-Newton matrix itself: no gradient of a single example is needed. The estimator is the
-    Gauss-Newton-Bartlett one of Liu et al., "Sophia", ICLR 2024.
-    """
-    return tf.square(gradient) / tf.cast(tf.shape(outputs)[0], gradient.dtype)
-
-
-def random_signs(column: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """A column whose examples have independent random signs.
-
-    The second moment of examples does not change, but the columns of the batch get mean zero:
-    batch normalisation and `squared_gradient` need that.
-    """
-    uniform = random.uniform(tf.shape(column)[:1], seed, column.dtype)
-    signs = tf.where(uniform < 0.5, -tf.ones_like(uniform), tf.ones_like(uniform))
-    return column * tf.cast(tf.reshape(signs, (-1, *[1] * (column.shape.rank - 1))), column.dtype)
 
 
 def uses_of_matrices(tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None) -> Uses:

@@ -16,7 +16,8 @@ from typing import Any
 import tensorflow as tf
 from typing_extensions import override
 
-from tf_kfgn.factors.estimator import CotangentEstimator, Uses, registered
+from tf_kfgn.factors.cotangents import CotangentEstimator
+from tf_kfgn.factors.estimator import Uses, registered
 from tf_kfgn.numerics.checks import check_count, check_seed
 from tf_kfgn.numerics.random import fold_in
 from tf_kfgn.recording.tape import CurvatureTape

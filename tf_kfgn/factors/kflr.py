@@ -12,7 +12,8 @@ from typing import Any
 import tensorflow as tf
 from typing_extensions import override
 
-from tf_kfgn.factors.estimator import CotangentEstimator, Uses, random_signs, registered
+from tf_kfgn.factors.cotangents import CotangentEstimator, random_signs
+from tf_kfgn.factors.estimator import Uses, registered
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed

@@ -1,7 +1,7 @@
 """KFRA: Kronecker factors from one recursion on the batch mean of the output curvature.
 
 Botev, Ritter & Barber (2017), section 3.5, averaged after every recorded operation:
-`G_in = E[J^T G_out J]`. Nothing is sampled and the cost does not grow with the outputs. Where the
+`G_in = E[J^T G_out J]`. No factor is sampled and the cost does not grow with the outputs. Where the
 graph branches, the recursion carries one average over all live tensors (`LiveAverages`): an
 operation `x -> y` sends each block between y and another live tensor t to `E[J]^T G_yt`.
 """
@@ -17,7 +17,8 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn._keras.layers import flattened_layers
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered, squared_gradient
+from tf_kfgn.factors.cotangents import squared_gradient
+from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.sharing import Reduce
 from tf_kfgn.layers import Recording

@@ -37,11 +37,11 @@ class GaussNewton(Stateful, abc.ABC):
             is already the minimiser of the model.
         damping: Initial τ, in units of the objective's second derivative, or a
             `keras.optimizers.schedules.LearningRateSchedule` that gives τ for each update and
-            turns its adaptation off. Defaults to `None`: `INITIAL_DAMPING` times the mean diagonal
-            of the output curvature on the first batch, so that scaling the loss changes nothing.
-        min_damping: Floor of τ, in the same units. Defaults to `None`: `MIN_DAMPING` times the
-            initial τ. Without a floor the exact model overfits the mini-batch: damping and step
-            size both run towards zero.
+            turns its adaptation off. Defaults to `None`: 0.04 times the mean diagonal of the output
+            curvature on the first batch, so that scaling the loss changes nothing.
+        min_damping: Floor of τ, in the same units. Defaults to `None`: a tenth of the initial τ.
+            Without a floor the exact model overfits the mini-batch: damping and step size both
+            run towards zero.
         damping_decay: Factor per update by which τ shrinks after ρ > 3/4, and grows after
             ρ < 1/4. Defaults to `0.95`, after Martens & Grosse (2015).
         damping_period: Updates between two comparisons of actual and predicted change, each of
@@ -60,7 +60,7 @@ class GaussNewton(Stateful, abc.ABC):
             dictionary from names of layers to these. Defaults to `"expand"`. Without shared
             weights both are the same.
         max_factor_size: Rows of a Kronecker factor above which only its diagonal is kept; None
-            for no limit. Defaults to `MAX_FACTOR_SIZE`.
+            for no limit. Defaults to `4096`.
         weight_decay: Float. If set, every weight shrinks by `learning_rate * weight_decay` times
             itself before the step (decoupled, in Keras' manner); `exclude_from_weight_decay` names
             exceptions. The decay is not part of the quadratic model, and is not taken back.
@@ -90,7 +90,7 @@ class GaussNewton(Stateful, abc.ABC):
     def __init__(
         self,
         learning_rate: Any = 1.0,
-        damping: float | None = None,
+        damping: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
         min_damping: float | None = None,
         damping_decay: float = 0.95,
         damping_period: int | None = 5,
@@ -216,6 +216,10 @@ class GaussNewton(Stateful, abc.ABC):
         else:
             recorded = RecordedPass(tape, objective, loss)
         with PASS.using(recorded):
+            if recorded.tape is not None and not recorded.refreshed:
+                if not self.built and trainable_variables is not None:
+                    self.build(list(trainable_variables))
+                self.refresh_curvature(recorded.tape)
             super().apply(grads, trainable_variables)
 
     @override
@@ -271,10 +275,8 @@ class GaussNewton(Stateful, abc.ABC):
     @override
     @contextlib.contextmanager
     def while_applying(self, gradients: list[Any], variables: list[Any]) -> Iterator[None]:
-        """Refresh the curvature first, and keep what Keras changes before the weights move."""
+        """Keep the gradient that Keras is about to change, and forget a loss that will be old."""
         recorded = PASS.get()
-        if recorded.tape is not None and not recorded.refreshed:
-            self.refresh_curvature(recorded.tape)
         clips = self.clipnorm or self.global_clipnorm or self.clipvalue
         if clips or self.gradient_accumulation_steps:
             own = list(zip(gradients, variables, strict=True))

@@ -41,7 +41,7 @@ class KFAC(GaussNewton):
     def __init__(
         self,
         learning_rate: Any = 1.0,
-        damping: float | None = None,
+        damping: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
         min_damping: float | None = None,
         damping_decay: float = 0.95,
         damping_period: int | None = 5,

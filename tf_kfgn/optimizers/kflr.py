@@ -16,9 +16,9 @@ from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 class KFLR(GaussNewton):
     """Optimizer with Kronecker-factored low-rank approximation of the Gauss-Newton matrix.
 
-    Nothing is sampled; each estimate of the factors costs one backward pass for each output of
-    the model, so it suits models with few outputs; with more, `num_columns` bounds the cost.
-    Works on any graph of layers.
+    Each estimate of the factors costs one backward pass for each output of the model, so it suits
+    models with few outputs; with more, `num_columns` bounds the cost. No target is sampled; random
+    signs of the examples keep the columns of a batch apart. Works on any graph of layers.
 
     Takes the arguments of `GaussNewton`, which describes them, and some of its own.
 
@@ -42,7 +42,7 @@ class KFLR(GaussNewton):
     def __init__(
         self,
         learning_rate: Any = 1.0,
-        damping: float | None = None,
+        damping: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
         min_damping: float | None = None,
         damping_decay: float = 0.95,
         damping_period: int | None = 5,

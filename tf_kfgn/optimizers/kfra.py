@@ -16,8 +16,8 @@ from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 class KFRA(GaussNewton):
     """Optimizer with Kronecker-factored recursive approximation of the Gauss-Newton matrix.
 
-    No target is sampled, and the cost of the factors does not grow with the number of outputs. It
-    does grow with the width of each layer: on images of more than a few thousand pixels, KFLR and
+    The factors are not sampled, and their cost does not grow with the number of outputs. It does
+    grow with the width of each layer: on images of more than a few thousand pixels, KFLR and
     KFAC are cheaper.
 
     Takes the arguments of `GaussNewton`, which describes them, and one of its own.
@@ -42,7 +42,7 @@ class KFRA(GaussNewton):
     def __init__(
         self,
         learning_rate: Any = 1.0,
-        damping: float | None = None,
+        damping: float | keras.optimizers.schedules.LearningRateSchedule | None = None,
         min_damping: float | None = None,
         damping_decay: float = 0.95,
         damping_period: int | None = 5,

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn.blocks.layout import path_of
 from tf_kfgn.optimizers.active_pass import recorded_pass
 from tf_kfgn.optimizers.gauss_newton import GaussNewton
 from tf_kfgn.recording.tape import CurvatureTape
@@ -31,11 +32,21 @@ def make_update(
         tape: The recorded pass that the gradients come from.
         objective: As for `GaussNewton.apply`.
         loss: As for `GaussNewton.apply`.
+
+    Raises:
+        ValueError: If an optimizer that hands its variables on gives none to ours.
     """
     several = delegates_to_several(optimizer)
     if several:  # another one may move weights before ours does
         build_once(optimizer, variables)
-        for one in gauss_newtons_in(optimizer):
+        ours = list(gauss_newtons_in(optimizer))
+        if not any(one.built for one in ours):
+            raise ValueError(
+                f"The {type(optimizer).__name__} gives {[one.name for one in ours]} none of these "
+                f"variables: {[path_of(variable) for variable in variables[:10]]}. Its patterns "
+                "must match whole paths: write '.*dense/.*' rather than 'dense/.*'."
+            )
+        for one in ours:
             if one.built:  # it was given some variables
                 one.refresh_curvature(tape)
     with recorded_pass(tape, objective, None if several else loss, refreshed=several):
