@@ -135,3 +135,29 @@ def test_kfac_draws_its_seed_from_the_global_one():
     first, other = tf_kfgn.KFAC().seed, tf_kfgn.KFAC().seed
     keras.utils.set_random_seed(1)
     assert tf_kfgn.KFAC().seed == first != other
+
+
+@keras.saving.register_keras_serializable(package="test_saving")
+class OfTheUser(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden, self.head = keras.layers.Dense(3, "tanh"), keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.head(self.hidden(x))
+
+
+def test_a_registered_subclass_that_was_saved_while_enabled_loads_as_itself(tmp_path):
+    model = OfTheUser()
+    x, y = np.ones((4, 2), "float32"), np.zeros((4, 1), "float32")
+    model(x)
+    tf_kfgn.enable_curvature(model)
+    model.compile(optimizer=tf_kfgn.KFLR(), loss="mse")
+    model.fit(x, y, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert type(loaded) is OfTheUser
+    np.testing.assert_array_equal(loaded(x), model(x))
+    tf_kfgn.enable_curvature(loaded)
+    loaded.compile(optimizer=tf_kfgn.KFLR(), loss="mse")
+    loaded.fit(x, y, verbose=0)

@@ -15,7 +15,7 @@ from elsewhere import run_elsewhere
 from tensorflow.core.protobuf import saved_model_pb2
 
 import tf_kfgn
-from tf_kfgn.training import CurvatureTraining
+from tf_kfgn._keras.models import WithoutOptimizerInSavedModel
 
 CASES = {
     "sequential-kfra": (stock_models.sequential, tf_kfgn.KFRA, (5,)),
@@ -139,7 +139,7 @@ def test_that_comparison_would_see_curvature(everything, tmp_path, monkeypatch):
     assert operations["Cholesky"] > 0
     assert "optimizer" in stored
 
-    monkeypatch.delattr(CurvatureTraining, "_trackable_children")
+    monkeypatch.delattr(WithoutOptimizerInSavedModel, "_trackable_children")
     tf.saved_model.save(model, tmp_path / "saved")
     variables, _, stored = contents(tmp_path / "saved")
     assert curvature <= variables

@@ -18,7 +18,7 @@ def small(**kwargs):
 
 
 def functional():
-    inputs = {"a": keras.Input((2,)), "b": keras.Input((2,))}
+    inputs = {name: keras.Input((2,), name=name) for name in ("a", "b")}
     return keras.Model(inputs, inputs["a"] + inputs["b"])
 
 

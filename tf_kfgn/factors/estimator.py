@@ -72,7 +72,8 @@ class FactorEstimator(abc.ABC):
     its arguments; those of its optimizer beyond `GaussNewton`'s have the same names.
 
     Attributes:
-        approximation: `"expand"`, `"reduce"`, or a dictionary from names of layers to these.
+        approximation: The weight-sharing approximation, `"expand"` or `"reduce"`, or a dictionary
+            from names of layers to these.
         max_factor_size: Rows above which a factor is diagonal; None for no limit.
 
     Raises:

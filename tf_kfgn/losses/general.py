@@ -24,8 +24,8 @@ class General(Likelihood):
         Here and not at the first use, which may be inside a loop or a branch of a graph.
 
         Args:
-            outputs: See `Likelihood`.
-            weights: See `Likelihood`.
+            outputs: Where the curvature is taken, shape `(batch_size, *positions, *features)`.
+            weights: Of each row in the per-example loss, shape `(batch_size, *positions)`.
             losses: The losses of the rows at these outputs, unweighted.
 
         Raises:

@@ -33,8 +33,8 @@ class Separable(Diagonal):
         """Differentiate.
 
         Args:
-            outputs: See `Likelihood`.
-            weights: See `Likelihood`.
+            outputs: Where the curvature is taken, shape `(batch_size, *positions, *features)`.
+            weights: Of each row in the per-example loss, shape `(batch_size, *positions)`.
             losses: The losses of the rows at these outputs, unweighted.
         """
         super().__init__(outputs, weights)

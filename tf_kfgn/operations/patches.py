@@ -139,7 +139,7 @@ def _padding_before(padding: str, size: int, positions: int, span: int, stride: 
     """Zeros that TensorFlow puts before an axis of a (not transposed) convolution's input.
 
     Args:
-        padding: See `Geometry`.
+        padding: `"valid"`, `"same"` or `"causal"`.
         size: Length of the input.
         positions: Length of the output.
         span: Distance from the first to the last tap.

@@ -56,9 +56,9 @@ class GaussNewton(Stateful, abc.ABC):
             about as much as a gradient, and move slowly.
         inverse_period: Updates between two inversions. Defaults to `20`. During the first
             `inverse_period` updates every new estimate is inverted at once.
-        approximation: How positions that share weights enter, `"expand"` or `"reduce"`, or a
-            dictionary from names of layers to these. Defaults to `"expand"`. Without shared
-            weights both are the same.
+        approximation: The weight-sharing approximation: how positions that share weights enter,
+            `"expand"` or `"reduce"`, or a dictionary from names of layers to these. Defaults to
+            `"expand"`. Without shared weights both are the same.
         max_factor_size: Rows of a Kronecker factor above which only its diagonal is kept; None
             for no limit. Defaults to `4096`.
         weight_decay: Float. If set, every weight shrinks by `learning_rate * weight_decay` times

@@ -111,8 +111,8 @@ class JacobianProducts(tf.GradientTape, abc.ABC):
 
         Args:
             tangents: Vectors as `jvp` takes one.
-            outputs: See `jvp`.
-            variables: See `jvp`.
+            outputs: Outputs to differentiate. Defaults to those of the watched losses.
+            variables: The variables that `tangents` belong to. Defaults to `self.variables`.
 
         Returns:
             What `jvp` returns, for each vector.
