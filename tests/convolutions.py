@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from older_keras import skip_where_stock_fails
 from passes import compiled
 
 import tf_kfgn
@@ -37,9 +38,18 @@ class Case:
     def stock(self, **kwargs):
         return self.cls(*self.arguments, dtype="float64", **{**self.options, **kwargs})
 
+    def run_stock(self):
+        """Run the stock layer on nothing but zeros."""
+        stock = self.stock()
+        stock.build((None, *self.shape))
+        compiled(stock, self.mode)(tf.zeros((N, *self.shape), tf.float64))
+
     def made(self):
         """A recording layer with random weights, and a batch for it."""
-        layer = getattr(layers, self.cls.__name__).from_config(self.stock().get_config())
+        skip_where_stock_fails(self.run_stock)
+        # Not from the stock layer's configuration: Keras 3.10 leaves output_padding out of it.
+        cls = getattr(layers, self.cls.__name__)
+        layer = cls(*self.arguments, dtype="float64", **self.options)
         generator = np.random.default_rng(0)
         layer.build((None, *self.shape))
         for variable in layer.variables:
