@@ -40,11 +40,12 @@ test-newest: | $(NEWEST)/.created  ## run the tests with the newest Keras and Te
 	$(NEWEST)/bin/python -m pytest -n 2 tests/keras_insides
 	$(NEWEST)/bin/python -m pytest -n 2 --dist worksteal
 
-lint: $(VENV)/.dev  ## check style, formatting, types, private names and tracked files
+lint: $(VENV)/.dev  ## check style, types, private names, imports and tracked files
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python .ci/private_names.py
+	$(VENV)/bin/python .ci/rooms.py
 	$(VENV)/bin/python .ci/tracked_files.py
 
 docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
