@@ -97,3 +97,24 @@ def test_what_is_passed_counts_more_than_what_is_active():
         weights_after(amid_another, seeded(tf_kfgn.KFRA)), expected, strict=True
     ):
         np.testing.assert_array_equal(actual, weights)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_update_that_keras_refuses_changes_nothing(optimizer):
+    model = made_eager(seeded(optimizer))
+    x, y = next(iter(batches(1)))
+    tape, _, pairs = recorded(model, x, y)
+    model.optimizer.build(model.trainable_variables)
+    before = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    variables = [variable for _, variable in pairs]
+    foreign = keras.Variable(np.ones(3), name="foreign")
+    for gradients, given in (
+        ([None] * len(variables), variables),
+        ([np.ones(3)], [foreign]),
+    ):
+        with pytest.raises(ValueError):
+            model.optimizer.apply(gradients, given, tape=tape)
+    model.optimizer.apply([], [], tape=tape)  # nothing to do, as with any Keras optimizer
+    after = [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(new, old)

@@ -216,10 +216,6 @@ class GaussNewton(Stateful, abc.ABC):
         else:
             recorded = RecordedPass(tape, objective, loss)
         with PASS.using(recorded):
-            if recorded.tape is not None and not recorded.refreshed:
-                if not self.built and trainable_variables is not None:
-                    self.build(list(trainable_variables))
-                self.refresh_curvature(recorded.tape)
             super().apply(grads, trainable_variables)
 
     @override
@@ -275,8 +271,13 @@ class GaussNewton(Stateful, abc.ABC):
     @override
     @contextlib.contextmanager
     def while_applying(self, gradients: list[Any], variables: list[Any]) -> Iterator[None]:
-        """Keep the gradient that Keras is about to change, and forget a loss that will be old."""
+        """Refresh the curvature, and keep what Keras changes before the weights move.
+
+        Here and not in `apply`, so that an update that Keras refuses changes nothing.
+        """
         recorded = PASS.get()
+        if recorded.tape is not None and not recorded.refreshed:
+            self.refresh_curvature(recorded.tape)
         clips = self.clipnorm or self.global_clipnorm or self.clipvalue
         if clips or self.gradient_accumulation_steps:
             own = list(zip(gradients, variables, strict=True))
