@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_kfgn._keras.losses import compiled_losses
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.selection import likelihood_of
+from tf_kfgn.losses.sign import is_nonnegative
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,6 +32,18 @@ class WatchedLoss:
     _sample_weight: tf.Tensor | None
     _path: tuple[Any, ...]
     _names: tuple[str, ...]
+
+    @property
+    def is_nonnegative(self) -> bool:
+        """Whether the loss can be known not to be negative, whatever the outputs."""
+        return is_nonnegative(self._loss)
+
+    def recorded_value(self) -> tf.Tensor | None:
+        """The loss of the recorded outputs, as Keras reports it; None without targets."""
+        if self._y is None:
+            return None
+        value = self._loss(self._y, self.outputs, self._sample_weight)
+        return value if self._loss_weight is None else value * self._loss_weight
 
     def value(self, outputs: Any) -> tf.Tensor:
         """The loss, as Keras reports it, of other outputs for the same targets."""

@@ -19,6 +19,9 @@ from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.recording.tape import CurvatureTape
 
+# How much the damping may grow before every block is inverted anew.
+STALE = 2.0
+
 
 def new_estimates(
     estimator: FactorEstimator,
@@ -94,12 +97,15 @@ def with_inverses(
 ) -> Memory:
     """On the inverse period, with each early estimate and after a failure, invert every block.
 
-    A failure raises the damping, and the next update tries again.
+    And when the damping has grown `STALE` times since the last inversion: the steps of less
+    damped inverses have just proved too long. A failure raises the damping, and the next update
+    tries again.
     """
     states, scalars = memory.blocks, memory.scalars
     early = (iteration < settings.inverse_period) & (iteration % settings.factor_period == 0)
     old = (scalars.inverse_age == 0) | (scalars.inverse_age >= settings.inverse_period)
-    due = (early | old) & (scalars.factor_updates > 0)
+    outgrown = scalars.damping > STALE * scalars.inverted_damping
+    due = (early | old | outgrown) & (scalars.factor_updates > 0)
     states, failures = tf.cond(
         due,
         lambda: collection.invert(layout.blocks, states, layout.block_dampings(scalars.damping)),
@@ -109,6 +115,7 @@ def with_inverses(
     age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
     return memory._replace(blocks=states).with_scalars(
         damping=tf.where(failed, scalars.damping * RETRY, scalars.damping),
+        inverted_damping=tf.where(due, scalars.damping, scalars.inverted_damping),
         inverse_age=tf.where(due, tf.cast(~failed, tf.int64), age),
         failed_inversions=scalars.failed_inversions + failures,
     )

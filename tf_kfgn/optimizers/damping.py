@@ -18,6 +18,9 @@ INITIAL_DAMPING = 0.04
 # In units of the initial damping.
 MIN_DAMPING = 0.1
 
+# In units of the initial damping: τ does not grow beyond it by itself.
+MAX_DAMPING = 1e4
+
 # How much a failed inversion, or a step that raised the objective, raises the damping.
 RETRY = 2.0
 
@@ -57,40 +60,46 @@ def floor(settings: Settings, scalars: Scalars) -> tf.Tensor:
 
 
 def with_adapted_damping(
-    settings: Settings, memory: Memory, due: tf.Tensor, actual: tf.Tensor, predicted: tf.Tensor
+    settings: Settings, memory: Memory, due: tf.Tensor, ratio: tf.Tensor
 ) -> Memory:
-    """Where due, measure ρ, and adapt a damping that follows no schedule.
+    """Where due, remember ρ, and adapt a damping that follows no schedule.
 
     Args:
         settings: The optimizer's settings.
         memory: Its memory.
-        due: Whether actual and predicted change were compared.
-        actual: Objective after the step minus objective before it, on the same batch.
-        predicted: M of the step; negative for any descent.
+        due: Whether actual and predicted change were compared, and that said something.
+        ratio: ρ.
     """
     scalars = memory.scalars
-    ratio = reduction_ratio(tf.cast(actual, predicted.dtype), predicted)
     damping = scalars.damping
     if settings.schedule is None and settings.damping_period is not None:
-        damping = adapted(damping, ratio, settings.damping_decay**settings.damping_period)
+        factor = settings.damping_decay**settings.damping_period
+        ceiling = tf.maximum(MAX_DAMPING * scalars.initial_damping, damping)
+        damping = tf.minimum(adapted(damping, ratio, factor), ceiling)
     return memory.with_scalars(
         damping=tf.where(due, damping, scalars.damping),
         reduction_ratio=tf.where(due, ratio, scalars.reduction_ratio),
     )
 
 
-def reduction_ratio(actual: tf.Tensor, predicted: tf.Tensor) -> tf.Tensor:
-    """ρ: the change of the objective over the change that the quadratic model predicted.
+def reduction_ratio(actual: tf.Tensor, predicted: tf.Tensor, curved: tf.Tensor) -> tf.Tensor:
+    """ρ: how well the quadratic model predicted the change of the objective.
+
+    `ρ = 1 - (actual - M(δ)) / (1/2 δ^T C δ)`: 1 where the model is exact. For the minimiser, where
+    `M(δ) = -1/2 δ^T C δ`, it is the ratio of actual to predicted change (Martens & Grosse 2015,
+    section 6.5). Any other step, which may predict hardly a change or a rise, is judged by the same
+    error against the same scale.
 
     Args:
         actual: Objective after the step minus objective before it, on the same batch.
-        predicted: M of the step; negative for any descent.
+        predicted: M(δ), with the slope of the batch's own objective.
+        curved: `1/2 δ^T C δ`, damping included.
 
     Returns:
-        ρ, or minus infinity if the change is not finite or the model predicts no descent.
+        ρ, or minus infinity if the change is not finite or the step has no curvature.
     """
-    ratio = actual / tf.where(predicted < 0, predicted, tf.ones_like(predicted))
-    usable = tf.math.is_finite(ratio) & (predicted < 0)
+    ratio = 1 - (actual - predicted) / tf.where(curved > 0, curved, tf.ones_like(curved))
+    usable = tf.math.is_finite(ratio) & (curved > 0)
     return tf.where(usable, ratio, tf.constant(float("-inf"), ratio.dtype))
 
 
@@ -99,7 +108,7 @@ def adapted(damping: tf.Tensor, ratio: tf.Tensor, factor: float) -> tf.Tensor:
 
     Args:
         damping: τ.
-        ratio: ρ; below 0, where the objective rose, τ is raised by `RETRY`.
+        ratio: ρ; below 0 τ is raised by `RETRY`.
         factor: What a good prediction multiplies τ with, and a bad one divides it by; below 1.
     """
     raised = tf.where(ratio < 0, RETRY * damping, damping / factor)

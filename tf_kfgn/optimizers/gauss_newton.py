@@ -50,6 +50,10 @@ class GaussNewton(Stateful, abc.ABC):
             `step_size` or `momentum` is fixed. Defaults to `5`; `None` keeps τ fixed.
         step_size: A fixed α. Defaults to `None`: the minimiser of the exact model.
         momentum: A fixed μ. Defaults to `None`: the minimiser of the exact model.
+        gradient_decay: Largest weight β of the earlier gradients in the one that is preconditioned.
+            It is used in so far as batches disagree: `β = min(1 - 1/R, gradient_decay)`, where R
+            (`noise_ratio`) says how much more a step curves on its own batch than on the next.
+            Defaults to `0.9`; `0` keeps no average, which saves a copy of the weights.
         curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
             the k-th. Defaults to `0.95`, after Martens & Grosse (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
@@ -96,6 +100,7 @@ class GaussNewton(Stateful, abc.ABC):
         damping_period: int | None = 5,
         step_size: float | None = None,
         momentum: float | None = None,
+        gradient_decay: float = 0.9,
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
@@ -142,6 +147,7 @@ class GaussNewton(Stateful, abc.ABC):
             damping_period=damping_period,
             step_size=step_size,
             momentum=momentum,
+            gradient_decay=gradient_decay,
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,

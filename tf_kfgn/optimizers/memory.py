@@ -19,6 +19,15 @@ class Scalars(NamedTuple):
         step_size: α of the last update.
         momentum: μ of the last update.
         reduction_ratio: ρ when it was last measured.
+        noise_ratio: R, see `tf_kfgn.optimizers.averaging`; 0 until it has been measured.
+        fresh_slope: g^T δ₀ of the last update: the slope of the step before along a batch that did
+            not make it.
+        own_curvature: δ^T C δ of the last step that was made, on its own batch.
+        usual_curvature: Running mean of `1/2 δ^T (C + τ + η) δ`; 0 until a step was made.
+        usual_objective: Running mean of the objective; 0 until it is known.
+        initial_objective: Its first value; 0 until it is known.
+        last_moved: 1 if the last update moved the weights by `previous_step`, else 0.
+        inverted_damping: τ of the last inversion.
         factor_updates: How often new factors entered the averages.
         inverse_age: Updates since every inverse was renewed without a failure.
         rejected_steps: Updates that left the weights as they were.
@@ -31,6 +40,14 @@ class Scalars(NamedTuple):
     step_size: Any
     momentum: Any
     reduction_ratio: Any
+    noise_ratio: Any
+    fresh_slope: Any
+    own_curvature: Any
+    usual_curvature: Any
+    usual_objective: Any
+    initial_objective: Any
+    last_moved: Any
+    inverted_damping: Any
     factor_updates: Any
     inverse_age: Any
     rejected_steps: Any
@@ -45,12 +62,14 @@ class Memory(NamedTuple):
         blocks: One state for each block.
         previous_step: δ₀, one tensor for each variable.
         scalars: The scalars.
+        mean_gradient: ḡ, one tensor for each variable; empty without averaging.
         accumulated: Sums over batches; empty where every batch has an update of its own.
     """
 
     blocks: States
     previous_step: list[tf.Tensor]
     scalars: Scalars
+    mean_gradient: list[tf.Tensor]
     accumulated: Accumulated | tuple[()] = ()
 
     def with_scalars(self, **values: Any) -> Memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,25 +11,38 @@ import tensorflow as tf
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers import replicas
+from tf_kfgn.optimizers.averaging import averaged_gradient
 from tf_kfgn.optimizers.batch import Batch
+from tf_kfgn.optimizers.bounds import within_bounds
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
-from tf_kfgn.optimizers.step_size import minimise, quadratic_model, slopes
+from tf_kfgn.optimizers.step_size import Vector, dot, minimise, quadratic_model, slopes
 
 
 class Proposal(NamedTuple):
-    """A step that has not been taken yet.
+    """A step that has not been taken yet; without a tape what is predicted is NaN.
 
     Attributes:
         step: δ, one tensor for each variable.
         coefficients: α and μ, shape `(2,)`; the learning rate is in the step only.
-        change: M(δ), the change of the objective that the model predicts; NaN without a tape.
+        change: M(δ), the change of this batch's own objective that the model predicts.
+        curved: `1/2 δ^T (C + τ + η) δ`, the part of it that is not the slope's.
+        own_curvature: `δ^T C δ` on this batch.
+        fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before.
+        fresh_slope: `g^T δ₀`, likewise.
+        mean_gradient: ḡ, with this batch's gradient in it; empty where no average is kept.
     """
 
     step: list[tf.Tensor]
     coefficients: tf.Tensor
     change: tf.Tensor
+    curved: tf.Tensor
+    own_curvature: tf.Tensor
+    fresh_curvature: tf.Tensor
+    fresh_slope: tf.Tensor
+    mean_gradient: list[tf.Tensor]
 
     @property
     def is_finite(self) -> tf.Tensor:
@@ -36,7 +50,13 @@ class Proposal(NamedTuple):
         return tf.reduce_all([is_finite(piece) for piece in self.step])
 
 
-def propose(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Proposal:
+# Of |μ|: a previous step is taken again once at most, or taken back.
+MOST_MOMENTUM = 1.0
+
+
+def propose(
+    settings: Settings, layout: Layout, memory: Memory, batch: Batch, room: tf.Tensor | None
+) -> Proposal:
     """Combine the preconditioned gradient Δ and the previous step δ₀.
 
     Without a tape α is the last one, unless it is fixed, and an adaptive μ is 0.
@@ -46,32 +66,65 @@ def propose(settings: Settings, layout: Layout, memory: Memory, batch: Batch) ->
         layout: Its variables and blocks.
         memory: Its memory; the inverses in it precondition.
         batch: What the batch brings.
+        room: The largest fall of the objective that may be predicted to first order, or None.
     """
     scalars, previous = memory.scalars, zero_unless(batch.moving, memory.previous_step)
     dtype = scalars.damping.dtype
     learning_rate = tf.cast(batch.learning_rate, dtype)
-    preconditioned = collection.precondition(layout.blocks, memory.blocks, batch.gradient)
+    gradient = batch.gradient
+    if batch.tape is not None:
+        gradient = averaged_gradient(settings, memory, gradient)
+    preconditioned = collection.precondition(layout.blocks, memory.blocks, gradient)
     direction = zero_unless(batch.moving, [-tensor for tensor in preconditioned])
+    mean_gradient = gradient if memory.mean_gradient else []
     if batch.tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
         coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
-        change = tf.constant(float("nan"), dtype)
-    else:
-        dampings = layout.dampings(scalars.damping)
-        model = quadratic_model(
-            batch.tape, layout.variables, batch.gradient, (direction, previous), dampings
-        )
-        model = model._replace(curvature=replicas.mean(model.curvature))
-        coefficients = minimise(model, settings.step_size, settings.momentum)
-        if batch.own_gradient is not None:
-            model = model._replace(slope=slopes(batch.own_gradient, (direction, previous)))
-        change = model.change(learning_rate * coefficients)
-    alpha, mu = tf.unstack(learning_rate * coefficients)
-    step = [
-        tf.cast(alpha, d.dtype) * d + tf.cast(mu, p.dtype) * p
-        for d, p in zip(direction, previous, strict=True)
+        step = combined(learning_rate * coefficients, direction, previous)
+        return Proposal(step, coefficients, *[tf.constant(math.nan, dtype)] * 5, mean_gradient)
+
+    # Near convergence the squares of a direction would underflow. Powers of two change no digit.
+    scales = tf.stack([tf.cast(unit_scale(d), dtype) for d in (direction, previous)])
+    direction, previous = (scaled(d, s) for d, s in zip((direction, previous), tf.unstack(scales)))
+    slope = tf.stack([dot(gradient, direction), dot(batch.gradient, previous)])
+    dampings = layout.dampings(scalars.damping)
+    model = quadratic_model(batch.tape, layout.variables, slope, (direction, previous), dampings)
+    model = model._replace(curvature=replicas.mean(model.curvature))
+    alpha, mu = (
+        None if fixed is None else fixed / scale
+        for fixed, scale in zip((settings.step_size, settings.momentum), tf.unstack(scales))
+    )
+    chosen = minimise(model, alpha, mu, MOST_MOMENTUM / scales[1])
+    coefficients = learning_rate * chosen
+    if settings.chooses_step:
+        coefficients = within_bounds(model, coefficients, room)
+    own = batch.gradient if batch.own_gradient is None else batch.own_gradient
+    own_model = model._replace(slope=slopes(own, (direction, previous)))
+    undamped = model._replace(damping=tf.zeros_like(model.damping))
+    return Proposal(
+        step=combined(coefficients, direction, previous),
+        coefficients=tf.math.divide_no_nan(coefficients, learning_rate) * scales,
+        change=own_model.change(coefficients),
+        curved=model.curved(coefficients),
+        own_curvature=2 * undamped.curved(coefficients),
+        fresh_curvature=model.curvature[1, 1] / scales[1] ** 2,
+        fresh_slope=own_model.slope[1] / scales[1],
+        mean_gradient=mean_gradient,
+    )
+
+
+def combined(coefficients: tf.Tensor, first: Vector, second: Vector) -> list[tf.Tensor]:
+    """The sum of two vectors with these coefficients."""
+    a, b = tf.unstack(coefficients)
+    return [
+        tf.cast(a, one.dtype) * one + tf.cast(b, other.dtype) * other
+        for one, other in zip(first, second, strict=True)
     ]
-    return Proposal(step, coefficients, change)
+
+
+def scaled(vector: Vector, scale: tf.Tensor) -> list[tf.Tensor]:
+    """A vector times a number."""
+    return [tensor * tf.cast(scale, tensor.dtype) for tensor in vector]
 
 
 def zero_unless(moving: Sequence[bool], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:

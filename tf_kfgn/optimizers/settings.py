@@ -24,6 +24,7 @@ class Settings:
     damping_period: int | None
     step_size: float | None
     momentum: float | None
+    gradient_decay: float
     curvature_decay: float
     factor_period: int
     inverse_period: int
@@ -37,6 +38,7 @@ class Settings:
         check_period("damping_period", self.damping_period, optional=True)
         check_number("step_size", self.step_size, POSITIVE)
         check_number("momentum", self.momentum, 0.0)
+        check_number("gradient_decay", self.gradient_decay, 0.0, 1.0, optional=False)
         check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
         check_period("factor_period", self.factor_period)
         check_period("inverse_period", self.inverse_period)
@@ -46,6 +48,11 @@ class Settings:
         """What gives τ for each update, or None where it adapts."""
         scheduled = isinstance(self.damping, keras.optimizers.schedules.LearningRateSchedule)
         return self.damping if scheduled else None
+
+    @property
+    def chooses_step(self) -> bool:
+        """Whether both α and μ minimise the model."""
+        return self.step_size is None and self.momentum is None
 
     @property
     def initial_damping(self) -> float:

@@ -49,7 +49,7 @@ class Stateful(HookedOptimizer):
             )
         super().build(variables)
         layout = Layout.of(variables, self.estimator.max_factor_size)
-        self._memory = MemoryVariables(self, layout, self.settings.initial_damping)
+        self._memory = MemoryVariables(self, layout, self.settings)
 
     @property
     def memory(self) -> MemoryVariables:
@@ -105,6 +105,14 @@ class Stateful(HookedOptimizer):
     def reduction_ratio(self) -> Any:
         """ρ when it was last measured, a scalar variable."""
         return self._scalar("reduction_ratio")
+
+    @property
+    def noise_ratio(self) -> Any:
+        """R: how much more the last steps curved on their own batches than on the next ones.
+
+        A scalar variable, a running mean; 0 until it has been measured. Near 1 batches agree.
+        """
+        return self._scalar("noise_ratio")
 
     @property
     def rejected_steps(self) -> Any:

@@ -8,7 +8,8 @@ Botev, Ritter & Barber (2017), after Martens & Grosse (2015), section 7: the ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -26,22 +27,32 @@ class QuadraticModel(NamedTuple):
 
     Attributes:
         slope: `g^T d` for each direction, shape `(2,)`.
-        curvature: `d^T (G + (τ + η) I) d'` for each pair, shape `(2, 2)`.
+        curvature: `d^T G d'` for each pair, shape `(2, 2)`.
+        damping: `d^T (τ + η) d'` for each pair, shape `(2, 2)`.
     """
 
     slope: tf.Tensor
     curvature: tf.Tensor
+    damping: tf.Tensor
+
+    @property
+    def damped(self) -> tf.Tensor:
+        """`d^T (G + (τ + η) I) d'` for each pair, shape `(2, 2)`."""
+        return self.curvature + self.damping
+
+    def curved(self, coefficients: tf.Tensor) -> tf.Tensor:
+        """`1/2 δ^T (G + (τ + η) I) δ` of the step with these coefficients."""
+        return 0.5 * tf.tensordot(coefficients, tf.linalg.matvec(self.damped, coefficients), 1)
 
     def change(self, coefficients: tf.Tensor) -> tf.Tensor:
-        """M of the step that combines the directions with these coefficients."""
-        curved = tf.linalg.matvec(self.curvature, coefficients)
-        return tf.tensordot(coefficients, self.slope + 0.5 * curved, 1)
+        """M of the step with these coefficients."""
+        return tf.tensordot(coefficients, self.slope, 1) + self.curved(coefficients)
 
 
 def quadratic_model(
     tape: CurvatureTape,
     variables: Sequence[Any],
-    gradient: Vector,
+    slope: tf.Tensor,
     directions: tuple[Vector, Vector],
     dampings: Vector,
 ) -> QuadraticModel:
@@ -49,8 +60,8 @@ def quadratic_model(
 
     Args:
         tape: The recorded pass.
-        variables: The variables that gradient and directions belong to.
-        gradient: g, of the whole objective.
+        variables: The variables that the directions belong to.
+        slope: The slope along each direction, shape `(2,)`.
         directions: Δ and δ₀.
         dampings: τ + η for each variable.
     """
@@ -65,20 +76,20 @@ def quadratic_model(
         for image_of_direction in images
     ]
 
-    def entry(i: int, j: int) -> tf.Tensor:
-        damped = tf.add_n(
-            [
-                tau * tf.cast(tf.reduce_sum(a * b), tau.dtype)
-                for tau, a, b in zip(dampings, directions[i], directions[j], strict=True)
-            ]
-        )
-        return tf.cast(dot(images[i], curved[j]), damped.dtype) + damped
+    def damping(i: int, j: int) -> tf.Tensor:
+        products = zip(dampings, directions[i], directions[j], strict=True)
+        return tf.add_n([tau * tf.cast(tf.reduce_sum(a * b), tau.dtype) for tau, a, b in products])
 
-    diagonal, cross, previous = entry(0, 0), entry(0, 1), entry(1, 1)
-    return QuadraticModel(
-        slope=slopes(gradient, directions),
-        curvature=tf.stack([tf.stack([diagonal, cross]), tf.stack([cross, previous])]),
-    )
+    def curvature(i: int, j: int) -> tf.Tensor:
+        return tf.cast(dot(images[i], curved[j]), slope.dtype)
+
+    return QuadraticModel(slope, _symmetric(curvature), _symmetric(damping))
+
+
+def _symmetric(entry: Callable[[int, int], tf.Tensor]) -> tf.Tensor:
+    """The symmetric matrix with these entries, shape `(2, 2)`."""
+    first, cross, second = entry(0, 0), entry(0, 1), entry(1, 1)
+    return tf.stack([tf.stack([first, cross]), tf.stack([cross, second])])
 
 
 def slopes(gradient: Vector, directions: tuple[Vector, Vector]) -> tf.Tensor:
@@ -86,34 +97,42 @@ def slopes(gradient: Vector, directions: tuple[Vector, Vector]) -> tf.Tensor:
     return tf.stack([dot(gradient, direction) for direction in directions])
 
 
-def minimise(model: QuadraticModel, step_size: float | None, momentum: float | None) -> tf.Tensor:
+def minimise(
+    model: QuadraticModel,
+    step_size: tf.Tensor | None = None,
+    momentum: tf.Tensor | None = None,
+    most_momentum: tf.Tensor | float = math.inf,
+) -> tf.Tensor:
     """The coefficients (α, μ) of the step.
 
     Args:
         model: M on the span of Δ and δ₀.
         step_size: A fixed α, or None for the minimiser.
         momentum: A fixed μ, or None for the minimiser.
+        most_momentum: Bound of |μ|, where that is not fixed. α minimises M for the bounded μ.
 
     Returns:
-        `(α, μ)`, shape `(2,)`. μ is 0 where δ₀ vanishes or is parallel to Δ.
+        `(α, μ)`, shape `(2,)`. μ is 0 where δ₀ vanishes or is parallel to Δ, and α where Δ
+        vanishes; a negative α, which would undo the direction, is 0 as well.
     """
-    (direct, cross), (_, previous) = (tf.unstack(row) for row in tf.unstack(model.curvature))
+    (direct, cross), (_, previous) = (tf.unstack(row) for row in tf.unstack(model.damped))
     slope, previous_slope = tf.unstack(model.slope)
-    if step_size is None and momentum is None:
+    if momentum is not None:
+        mu = tf.cast(momentum, slope.dtype)
+    elif step_size is not None:
+        mu = tf.math.divide_no_nan(-(previous_slope + step_size * cross), previous)
+    else:
         determinant = direct * previous - cross * cross
         solvable = determinant > _PARALLEL * direct * previous
         safe = tf.where(solvable, determinant, tf.ones_like(determinant))
         mu = tf.where(solvable, (cross * slope - direct * previous_slope) / safe, 0.0)
-        alpha = -(slope + mu * cross) / direct
-    elif step_size is None:
-        mu = tf.constant(momentum, slope.dtype)
-        alpha = -(slope + mu * cross) / direct
-    elif momentum is None:
-        alpha = tf.constant(step_size, slope.dtype)
-        mu = tf.math.divide_no_nan(-(previous_slope + alpha * cross), previous)
-    else:
-        alpha, mu = (tf.constant(fixed, slope.dtype) for fixed in (step_size, momentum))
-    return tf.stack([alpha, mu])
+    if momentum is None:
+        mu = tf.clip_by_value(mu, -most_momentum, most_momentum)
+    if step_size is not None:
+        return tf.stack([tf.cast(step_size, slope.dtype), mu])
+    # A NaN stays one: it says that the batch is of no use.
+    alpha = -(slope + mu * cross) / tf.where(direct == 0, tf.ones_like(direct), direct)
+    return tf.stack([tf.where(alpha < 0, tf.zeros_like(alpha), alpha), mu])
 
 
 def dot(left: Vector, right: Vector) -> tf.Tensor:

@@ -3,11 +3,16 @@
 After Botev, Ritter & Barber (2017), appendix, and Martens & Grosse (2015), section 7:
 
 1. on their periods, new Kronecker factors enter the averages and the damped factors are inverted;
-2. the gradient is preconditioned block by block: Δ = -(A ⊗ G, damped)⁻¹ g;
-3. (α, μ) minimise the exact Gauss-Newton model of the mini-batch over Δ and the previous step δ₀;
+2. the gradient is preconditioned block by block: Δ = -(A ⊗ G, damped)⁻¹ ḡ;
+3. (α, μ) minimise the exact Gauss-Newton model of the mini-batch over Δ and the previous step δ₀,
+   within bounds;
 4. the weights move by δ = learning_rate · (α Δ + μ δ₀), unless δ is not finite;
-5. on its period, and always after a bad prediction, the damping follows the ratio of actual to
-   predicted change, and a step that raised the objective is taken back.
+5. on its period, and always after a bad prediction or before an unusual step, the damping follows
+   the ratio of actual to predicted change, and a step that raised the objective is taken back.
+
+Two things are ours: in step 2 the gradient is averaged over earlier batches in so far as the
+batches disagree (`averaging`), and a batch whose objective is far from the usual one asks whether
+the last step was at fault, and takes it back if it was (`retreat`).
 
 `refresh` is the first of these, `move` the others. Both take and give back values; the only
 variables they touch are the weights, which `move` stores outside of any condition: a mirrored
@@ -24,17 +29,32 @@ from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
+from tf_kfgn.optimizers.averaging import running_mean, with_noise_ratio
 from tf_kfgn.optimizers.batch import Batch
-from tf_kfgn.optimizers.comparison import acceptable, comparison_due, is_measurable, measured
+from tf_kfgn.optimizers.bounds import room_below
+from tf_kfgn.optimizers.comparison import (
+    acceptable,
+    comparison_due,
+    is_informative,
+    is_measurable,
+    measured,
+)
 from tf_kfgn.optimizers.curvature import (
     factors_due,
     with_factors,
     with_inverses,
     with_mean_factors,
 )
-from tf_kfgn.optimizers.damping import floor, with_adapted_damping, with_initial_damping
+from tf_kfgn.optimizers.damping import (
+    floor,
+    reduction_ratio,
+    with_adapted_damping,
+    with_initial_damping,
+)
 from tf_kfgn.optimizers.memory import Memory
+from tf_kfgn.optimizers.objective import known_objective, with_usual_objective
 from tf_kfgn.optimizers.proposal import Proposal, propose
+from tf_kfgn.optimizers.retreat import is_much_better, seems_astray, with_retreat
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -78,30 +98,45 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
         memory: Its memory, after `refresh`.
         batch: What the batch brings.
     """
-    proposal = propose(settings, layout, memory, batch)
+    objective = known_objective(batch, memory.scalars.damping.dtype)
+    proposal = propose(settings, layout, memory, batch, room_below(memory, batch, objective))
     old = [tf.convert_to_tensor(variable) for variable in layout.variables]
     moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
-    finite = taken = proposal.is_finite
-    new = select(taken, moved, old)
+    finite = proposal.is_finite
+    new = select(finite, moved, old)
     if not is_measurable(settings, batch):
         replicas.store(layout.variables, new)
-        return with_step(settings, memory, proposal, taken, finite)
+        return with_step(settings, memory, proposal, finite, finite, objective)
 
-    due = taken & comparison_due(settings, memory, batch.iteration)
+    # One more forward pass at most: after the step, or where the last one began.
+    astray = seems_astray(memory, batch, objective)
+    back = [w - d for w, d in zip(old, memory.previous_step, strict=True)]
+    due = finite & comparison_due(settings, memory, proposal, batch.iteration) & ~astray
     zero = tf.zeros_like(proposal.change)
-    before = measured(batch, due, zero) if batch.loss is None else tf.cast(batch.loss, zero.dtype)
-    replicas.store(layout.variables, new)
-    after = measured(batch, due, before)
-    actual = replicas.total(after - before)
-    memory = with_adapted_damping(settings, memory, due, actual, proposal.change)
-    taken &= acceptable(settings, batch, actual) | ~due
+    before = measured(batch, due | astray, zero)
+    replicas.store(layout.variables, select(astray, back, new))
+    after = replicas.total(measured(batch, due | astray, before, again=True))
+    before = replicas.total(before)
+
+    retreats = astray & is_much_better(after, before)
+    actual = after - before
+    ratio = reduction_ratio(actual, proposal.change, proposal.curved)
+    told = due & is_informative(memory.scalars, before, actual, proposal)
+    memory = with_adapted_damping(settings, memory, told, ratio)
+    taken = finite & (acceptable(settings, batch, actual, ratio) | ~told)
     finite &= tf.math.is_finite(actual) | ~due
-    replicas.store(layout.variables, select(taken, new, old))
-    return with_step(settings, memory, proposal, taken, finite)
+    replicas.store(layout.variables, select(retreats, back, select(taken, new, old)))
+    memory = with_step(settings, memory, proposal, taken & ~retreats, finite, objective)
+    return with_retreat(memory, retreats)
 
 
 def with_step(
-    settings: Settings, memory: Memory, proposal: Proposal, taken: tf.Tensor, finite: tf.Tensor
+    settings: Settings,
+    memory: Memory,
+    proposal: Proposal,
+    taken: tf.Tensor,
+    finite: tf.Tensor,
+    objective: tf.Tensor | None,
 ) -> Memory:
     """Remember the step if it was taken, count it if it was not, and keep the damping's floor.
 
@@ -111,14 +146,29 @@ def with_step(
         proposal: The step.
         taken: Whether the weights moved.
         finite: Whether the step and the objective after it were finite.
+        objective: The objective before the step, if it is known.
     """
+    if objective is not None:
+        memory = with_usual_objective(memory, objective)
+    memory = with_noise_ratio(memory, proposal.fresh_curvature)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
-    previous_step = select(taken, proposal.step, memory.previous_step)
-    return memory._replace(previous_step=previous_step).with_scalars(
+    mean_gradient = memory.mean_gradient
+    if mean_gradient:
+        mean_gradient = select(finite, proposal.mean_gradient, mean_gradient)
+    return memory._replace(
+        previous_step=select(taken, proposal.step, memory.previous_step),
+        mean_gradient=mean_gradient,
+    ).with_scalars(
         damping=tf.maximum(scalars.damping, floor(settings, scalars)),
         step_size=tf.where(taken, alpha, scalars.step_size),
         momentum=tf.where(taken, mu, scalars.momentum),
+        fresh_slope=proposal.fresh_slope,
+        own_curvature=tf.where(taken, proposal.own_curvature, scalars.own_curvature),
+        usual_curvature=tf.where(
+            taken, running_mean(scalars.usual_curvature, proposal.curved), scalars.usual_curvature
+        ),
+        last_moved=tf.cast(taken, scalars.damping.dtype),
         rejected_steps=scalars.rejected_steps + tf.cast(~taken, tf.int64),
         nonfinite_steps=scalars.nonfinite_steps + tf.cast(~finite, tf.int64),
     )

@@ -13,6 +13,7 @@ from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.memory import Memory, Scalars
+from tf_kfgn.optimizers.settings import Settings
 
 _INITIALIZERS = {"zeros": "zeros", "ones": "ones", "identity": identity}
 _COUNTERS = {
@@ -35,18 +36,19 @@ class MemoryVariables:
         blocks: One state for each block, of variables, as are all that follow.
         previous_step: One variable for each variable of the model.
         scalars: The scalar variables.
+        mean_gradient: One variable for each variable of the model, or none.
         accumulated: Sums over batches; empty where every batch has an update of its own.
     """
 
     def __init__(
-        self, optimizer: keras.optimizers.Optimizer, layout: Layout, initial_damping: float
+        self, optimizer: keras.optimizers.Optimizer, layout: Layout, settings: Settings
     ) -> None:
         """Add the variables to an optimizer.
 
         Args:
             optimizer: Where they belong.
             layout: Its variables and blocks.
-            initial_damping: τ before the first update; 0 if it is not known yet.
+            settings: Its settings.
         """
         self.layout = layout
         double = any(variable.dtype == "float64" for variable in layout.variables)
@@ -59,7 +61,9 @@ class MemoryVariables:
             )
 
         def constant(shape: tuple[int, ...], dtype: str) -> tf.Tensor:
-            return tf.constant(initial_damping, dtype, shape)  # Keras' own rounds to float32
+            return tf.constant(
+                settings.initial_damping, dtype, shape
+            )  # Keras' own rounds to float32
 
         self.blocks = [
             block.state(
@@ -77,6 +81,11 @@ class MemoryVariables:
                 add(name, (), initial.get(name, "zeros"), "int64" if name in _COUNTERS else dtype)
                 for name in Scalars._fields
             )
+        )
+        self.mean_gradient = (
+            optimizer.add_optimizer_variables(layout.variables, "mean_gradient")
+            if settings.gradient_decay
+            else []
         )
         self.accumulated: Accumulated | tuple[()] = ()
         if optimizer.gradient_accumulation_steps:
@@ -101,6 +110,7 @@ class MemoryVariables:
     def by_name(self) -> dict[str, Any]:
         """The variables whose shapes depend on the model's, by names that do not."""
         named = {f"previous_step_{i}": v for i, v in enumerate(self.previous_step)}
+        named |= {f"mean_gradient_{i}": v for i, v in enumerate(self.mean_gradient)}
         for i, (block, state) in enumerate(zip(self.layout.blocks, self.blocks, strict=True)):
             slots = zip(block.slots, tf.nest.flatten(state), strict=True)
             named |= {f"block_{i}_{slot.name}": variable for slot, variable in slots}
@@ -110,4 +120,6 @@ class MemoryVariables:
         return named
 
     def _everything(self) -> Memory:
-        return Memory(self.blocks, self.previous_step, self.scalars, self.accumulated)
+        return Memory(
+            self.blocks, self.previous_step, self.scalars, self.mean_gradient, self.accumulated
+        )

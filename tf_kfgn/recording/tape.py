@@ -152,6 +152,16 @@ class CurvatureTape(JacobianProducts):
         """
         return tf.add_n([watched.value(outputs) for watched in self.watched_losses])
 
+    @property
+    def losses_are_nonnegative(self) -> bool:
+        """Whether none of the watched losses can be negative, whatever the outputs."""
+        return all(watched.is_nonnegative for watched in self.watched_losses)
+
+    def watched_value(self) -> tf.Tensor | None:
+        """The watched losses of the recorded pass, without regularisers; None without targets."""
+        values = [watched.recorded_value() for watched in self.watched_losses]
+        return None if not values or any(v is None for v in values) else tf.add_n(values)
+
     @contextlib.contextmanager
     def replaying(self, since: int = 0) -> Iterator[None]:
         """Let layers draw the random numbers of the recorded pass again, and update no statistic.

@@ -1,0 +1,79 @@
+"""The average of earlier gradients, in so far as the batches disagree.
+
+A direction that one batch made fits the noise of that batch: along it the batch's own curvature
+is far larger than that of any other, and the step size comes out too small. How much larger is
+known at no cost, since every update multiplies the curvature of its batch with the step before:
+
+    R = δ^T C_t δ / δ^T C_{t+1} δ,    δ the step that batch t made.
+
+R is near 1 where all batches tell the same, as with the whole training set in each, and rises with
+the noise. The direction is preconditioned from
+
+    ḡ <- β ḡ + (1 - β) g,    β = min(1 - 1/R, decay),
+
+so that it is the gradient itself at R = 1, and an average over about R batches otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from tf_kfgn.optimizers.memory import Memory
+from tf_kfgn.optimizers.settings import Settings
+
+# Weight of the old R when a new one comes, and where a single one is clipped.
+_DECAY = 0.9
+_RANGE = (0.1, 100.0)
+
+
+def averaged_gradient(
+    settings: Settings, memory: Memory, gradient: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """ḡ, after this gradient has entered it.
+
+    Args:
+        settings: The optimizer's settings.
+        memory: Its memory.
+        gradient: g, one tensor for each variable.
+
+    Returns:
+        One tensor for each variable; g itself where no average is kept.
+    """
+    if not memory.mean_gradient:
+        return list(gradient)
+    beta = weight_of_old(settings, memory.scalars.noise_ratio)
+    return [
+        tf.cast(beta, new.dtype) * old + tf.cast(1 - beta, new.dtype) * new
+        for old, new in zip(memory.mean_gradient, gradient, strict=True)
+    ]
+
+
+def weight_of_old(settings: Settings, noise_ratio: tf.Tensor) -> tf.Tensor:
+    """β for a noise ratio R; 0 until R is known."""
+    limit = tf.constant(settings.gradient_decay, noise_ratio.dtype)
+    return tf.minimum(1 - 1 / tf.maximum(noise_ratio, 1), limit)
+
+
+def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+    """A mean with the same decay; the new value itself where there is no old one (0)."""
+    return tf.where(old > 0, _DECAY * old + (1 - _DECAY) * new, new)
+
+
+def with_noise_ratio(memory: Memory, fresh_curvature: tf.Tensor) -> Memory:
+    """Measure R of the last step, if it was made and has curvature.
+
+    Args:
+        memory: The optimizer's memory, before it learns of a new step.
+        fresh_curvature: δ₀^T C δ₀ on the batch after the one that made δ₀.
+    """
+    scalars = memory.scalars
+    known = (scalars.last_moved > 0) & (scalars.own_curvature > 0) & (fresh_curvature >= 0)
+    least, most = _RANGE
+    ratio = tf.math.divide_no_nan(scalars.own_curvature, fresh_curvature)
+    ratio = tf.where(fresh_curvature > 0, tf.clip_by_value(ratio, least, most), most)
+    old = tf.where(scalars.noise_ratio > 0, scalars.noise_ratio, tf.ones_like(ratio))
+    mixed = _DECAY * old + (1 - _DECAY) * ratio
+    usable = known & tf.math.is_finite(mixed)
+    return memory.with_scalars(noise_ratio=tf.where(usable, mixed, scalars.noise_ratio))
