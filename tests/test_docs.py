@@ -167,7 +167,14 @@ def test_the_code_of_features(page, tmp_path):
     assert any((tmp_path / "logs").iterdir())
     assert len(page["monitor"].history["update"]) == 10
 
-    page.run()
+    norm = keras.layers.BatchNormalization()
+    hidden, last = keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)
+    normalised = tf_kfgn.enable_curvature(keras.Sequential([keras.Input((6,)), hidden, norm, last]))
+    normalised.compile(tf_kfgn.KFAC(), "mse")
+    page.run(model=normalised)
+    np.testing.assert_allclose(norm.moving_mean, np.mean(hidden(x), axis=0), atol=1e-5)
+
+    page.run(model=model)
     np.testing.assert_allclose(page["adaptive"].damping, 0.1, rtol=1e-6)
     model.compile(page["optimizer"], "mse")
     model.fit(x, y, batch_size=50, epochs=5, verbose=0)
