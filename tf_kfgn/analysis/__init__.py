@@ -2,11 +2,16 @@
 
 from tf_kfgn.analysis.factors import kronecker_factors
 from tf_kfgn.analysis.gauss_newton import gauss_newton_blocks, gauss_newton_vector_product
+from tf_kfgn.analysis.recommend import recommend
+from tf_kfgn.analysis.recommendation import Candidate, Recommendation
 from tf_kfgn.analysis.summary import curvature_summary
 
 __all__ = [
+    "Candidate",
+    "Recommendation",
     "curvature_summary",
     "gauss_newton_blocks",
     "gauss_newton_vector_product",
     "kronecker_factors",
+    "recommend",
 ]
