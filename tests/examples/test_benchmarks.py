@@ -51,3 +51,14 @@ def test_batch_sizes_are_compared(monkeypatch, capsys):
     _, *rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 3
     assert all(0 < float(row.split()[-2]) < 3 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_worst_block_is_named(monkeypatch, capsys):
+    import weak_block
+
+    monkeypatch.setattr(weak_block, "EPOCHS", 1)
+    monkeypatch.setattr(weak_block, "BATCHES", (100, 625))
+    weak_block.main()
+    _, small, large = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(small[4]) > 3 * float(large[4])  # the ratio

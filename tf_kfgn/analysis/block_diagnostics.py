@@ -19,10 +19,8 @@ from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
 from tf_kfgn.recording.kept_state import keeping_state
 from tf_kfgn.recording.tape import CurvatureTape
 
-# Curvature on the batch against that on a fresh one, above which a note says that it is noise.
-_NOISY = 3.0
-# Step size below which a note says that the block's curvature is taken for too small.
-_SHORT = 0.3
+_NOISY = 3.0  # a ratio above which the curvature is called noise
+_SHORT = 0.3  # a step size below which the approximation is called bad
 
 _NUMBERS = (
     "slope", "fresh slope", "curvature", "fresh curvature", "damping", "ratio", "step size", "share"
@@ -59,11 +57,16 @@ class BlockRow(NamedTuple):
 
     @property
     def note(self) -> str:
-        """What the numbers say, by rules of thumb; empty if nothing is wrong."""
+        """What the numbers say, by rules of thumb; empty if nothing is wrong.
+
+        `"noise"`: the direction fits the examples of the batch, R being above 3, or the slope on
+        the fresh batch not negative. Else `"approximation"`: the block's factors take its curvature
+        for too small, the step size being below 0.3.
+        """
         if self.ratio > _NOISY or (self.fresh_slope >= 0 > self.slope):
-            return "fits the batch: noise"
+            return "noise"
         if self.step_size < _SHORT:
-            return "curvature taken for too small: approximation"
+            return "approximation"
         return ""
 
 

@@ -28,10 +28,13 @@ ABOUT_THE_SAME = 1.15
 # Memory for new factors, beside what is remembered, that is not worth a method's advantages.
 MUCH_MEMORY = 4096  # MiB
 
-# Below these numbers of examples Adam is better for the same time, measured by
-# examples/benchmarks/batch_size.py.
+# Below these numbers of examples the curvature of a batch is mostly noise, and Adam better for the
+# same time: measured by examples/benchmarks/batch_size.py and weak_block.py.
 SMALL_BATCH = 50
-SMALL_NOISY_BATCH = 250  # with dropout or batch normalisation
+SMALL_WITH_DROPOUT = 100
+SMALL_NORMALISED = 250  # with batch normalisation
+
+_COMPARE = "With batch normalisation compare with Adam, which may still be ahead."
 
 # An update of 20 gradients must be worth about 20 of Adam's; in docs/results.md one was worth 24.
 MUCH_WORK = 20.0
@@ -60,8 +63,8 @@ def recommend(
     Adam is recommended if the loss has no curvature or no method can be used; if more than half of
     the weights have no pair of full Kronecker factors, so that their curvature is near a diagonal
     (embeddings, output layers over huge vocabularies, recurrent layers); for batches of fewer than
-    50 examples, or 250 with dropout or batch normalisation; and if the cheapest update takes more
-    than 20 gradients.
+    50 examples, 100 with dropout, or 250 with batch normalisation; and if the cheapest update takes
+    more than 20 gradients.
 
     The counts, against measured CPU time, are in docs/choosing.md, as is where the other numbers
     come from; `examples/benchmarks/method_cost.py` measures them anew.
@@ -106,7 +109,9 @@ def recommend(
         normalised, dropout = _noise(model)
         outputs_of_all = sum(likelihood.num_columns for likelihood in tape.likelihoods)
         method, reasons = _method(candidates, outputs_of_all, shared or normalised)
-        against = _against(model, blocks, candidates, batch_size, normalised or dropout)
+        against = _against(model, blocks, candidates, batch_size, normalised, dropout)
+        if normalised and not against:
+            reasons += (_COMPARE,)
         if not against and method is not None:
             return Recommendation(method, method, reasons, candidates, batch_size)
         of_three = (f"Of the three, {reasons[0]}", *reasons[1:]) if method else reasons
@@ -203,7 +208,8 @@ def _against(
     blocks: Sequence[Block],
     candidates: Mapping[str, Candidate],
     batch_size: int,
-    noisy: bool,
+    normalised: bool,
+    dropout: bool,
 ) -> list[str]:
     """What speaks for Adam, a sentence each."""
     reasons = []
@@ -219,13 +225,14 @@ def _against(
             "(embeddings, weights without a matrix, layers above max_factor_size), so that their "
             "curvature is near a diagonal, as Adam's is."
         )
-    if batch_size < SMALL_BATCH:
-        reasons.append(f"The curvature of {batch_size} examples is mostly noise.")
-    elif batch_size < SMALL_NOISY_BATCH and noisy:
-        reasons.append(
-            f"With dropout or batch normalisation the curvature of {batch_size} examples is mostly "
-            f"noise; from {SMALL_NOISY_BATCH} on it is less so."
-        )
+    if normalised and batch_size < SMALL_NORMALISED:
+        needs = f"With batch normalisation a batch needs {SMALL_NORMALISED} examples"
+    elif dropout and batch_size < SMALL_WITH_DROPOUT:
+        needs = f"With dropout a batch needs {SMALL_WITH_DROPOUT} examples"
+    else:
+        needs = f"A batch needs {SMALL_BATCH} examples" if batch_size < SMALL_BATCH else ""
+    if needs:
+        reasons.append(f"{needs} or so; the curvature of {batch_size} is mostly noise.")
     costs = [one.cost for one in candidates.values() if one.cost is not None]
     if costs and min(costs) > MUCH_WORK:
         reasons.append(
