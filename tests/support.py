@@ -87,6 +87,9 @@ FEATURES = {
     "`TerminateOnNaN`": _CALLBACKS + "training_stops_at_a_batch_of_nan_which_moves_nothing",
     "`SwapEMAWeights`": _CALLBACKS + "validation_sees_the_moving_average_that_is_swapped_in",
     "`CurvatureMonitor`": ("callbacks/test_monitor.py::test_training_is_bitwise_the_same"),
+    "`RefreshBatchNormalization`": (
+        "callbacks/test_refresh.py::test_validation_and_the_trained_model_use_them"
+    ),
     "`mixed_float16`, `mixed_bfloat16`": (
         _PRECISION + "training_in_mixed_precision_lowers_the_loss"
     ),

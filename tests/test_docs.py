@@ -113,6 +113,10 @@ def test_the_code_of_index(page, tmp_path, capsys):
 def test_the_code_of_choosing(page, capsys):
     x, y = regression(6, 3)
     page.run(model=network(6, 4, 3), x=x)
+    assert page["advice"].name in capsys.readouterr().out
+    assert type(page["model"].optimizer).__name__ == page["advice"].name
+
+    page.run()
     assert type(page["optimizer"]) is tf_kfgn.KFAC
 
     page.run()
@@ -130,6 +134,12 @@ def test_the_code_of_choosing(page, capsys):
     model.compile(page["optimizer"], "mse")
     model.fit(x[..., None], y, batch_size=100, epochs=5, verbose=0)
     assert falls(model)
+
+    fresh = np.random.default_rng(1).normal(size=(100, 6)).astype("float32")
+    other = tf_kfgn.enable_curvature(network(6, 4, 3))
+    page.run(model=other, x=x, y=y, x_fresh=fresh, y_fresh=np.tanh(fresh[:, :3]))
+    assert page["worst"] in capsys.readouterr().out
+    assert page["worst"] in other.optimizer.curvature()
 
     if not hasattr(keras.optimizers, "MultiOptimizer"):  # an older Keras
         page.skip()
@@ -167,7 +177,14 @@ def test_the_code_of_features(page, tmp_path):
     assert any((tmp_path / "logs").iterdir())
     assert len(page["monitor"].history["update"]) == 10
 
-    page.run()
+    norm = keras.layers.BatchNormalization()
+    hidden, last = keras.layers.Dense(8, "tanh"), keras.layers.Dense(3)
+    normalised = tf_kfgn.enable_curvature(keras.Sequential([keras.Input((6,)), hidden, norm, last]))
+    normalised.compile(tf_kfgn.KFAC(), "mse")
+    page.run(model=normalised)
+    np.testing.assert_allclose(norm.moving_mean, np.mean(hidden(x), axis=0), atol=1e-5)
+
+    page.run(model=model)
     np.testing.assert_allclose(page["adaptive"].damping, 0.1, rtol=1e-6)
     model.compile(page["optimizer"], "mse")
     model.fit(x, y, batch_size=50, epochs=5, verbose=0)

@@ -7,12 +7,13 @@ from tf_kfgn._backend import require_tensorflow
 
 require_tensorflow()
 
-from tf_kfgn import callbacks, datasets, layers, optimizers  # noqa: E402
+from tf_kfgn import analysis, callbacks, datasets, layers, optimizers  # noqa: E402
 from tf_kfgn.analysis import (  # noqa: E402
     curvature_summary,
     gauss_newton_blocks,
     gauss_newton_vector_product,
     kronecker_factors,
+    recommend,
 )
 from tf_kfgn.enabling import disable_curvature, enable_curvature  # noqa: E402
 from tf_kfgn.exporting import export_training  # noqa: E402
@@ -31,6 +32,7 @@ __all__ = [
     "KroneckerFactors",
     "Model",
     "Sequential",
+    "analysis",
     "callbacks",
     "curvature_summary",
     "datasets",
@@ -42,4 +44,5 @@ __all__ = [
     "kronecker_factors",
     "layers",
     "optimizers",
+    "recommend",
 ]

@@ -1,12 +1,25 @@
 """Curvature of any built Keras model, for looking at it rather than for training."""
 
+from tf_kfgn.analysis.block_diagnostics import (
+    BlockDiagnostics,
+    BlockRow,
+    block_diagnostics,
+)
 from tf_kfgn.analysis.factors import kronecker_factors
 from tf_kfgn.analysis.gauss_newton import gauss_newton_blocks, gauss_newton_vector_product
+from tf_kfgn.analysis.recommend import recommend
+from tf_kfgn.analysis.recommendation import Candidate, Recommendation
 from tf_kfgn.analysis.summary import curvature_summary
 
 __all__ = [
+    "BlockDiagnostics",
+    "BlockRow",
+    "Candidate",
+    "Recommendation",
+    "block_diagnostics",
     "curvature_summary",
     "gauss_newton_blocks",
     "gauss_newton_vector_product",
     "kronecker_factors",
+    "recommend",
 ]

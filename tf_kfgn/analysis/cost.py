@@ -2,15 +2,80 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow as tf
 
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.optimizers.settings import Settings
+
+MIB = 2**20
 
 # A Jacobian-vector product against a gradient: two of the three passes of the same size.
 _JVP = 2 / 3
+
+
+class BlockCost(NamedTuple):
+    """Multiplications and additions that a block takes part in, whatever estimates its G.
+
+    Attributes:
+        forward: Of the product of the matrix with the inputs of one example.
+        gradient: Of the layer's part of a gradient: three such products for each example.
+        input_factor: Of an estimate of A.
+        inverses: Of the inverses of both factors.
+        preconditioning: Of the inverses times a gradient.
+    """
+
+    forward: int
+    gradient: int
+    input_factor: int
+    inverses: int
+    preconditioning: int
+
+    def update(self, output_factor: float, settings: Settings) -> float:
+        """One update without its gradient: each part divided by its period.
+
+        Args:
+            output_factor: Multiplications and additions of an estimate of G.
+            settings: Which hold the periods.
+        """
+        return (
+            (self.input_factor + output_factor) / settings.factor_period
+            + self.inverses / settings.inverse_period
+            + self.preconditioning
+            + 2 * _JVP * self.gradient
+        )
+
+
+def block_cost(
+    block: KroneckerBlock, uses: Sequence[ParametrisedOperation], batch_size: int
+) -> BlockCost:
+    """Count what a block takes.
+
+    Args:
+        block: A block.
+        uses: The recorded operations of its matrix.
+        batch_size: Examples in a batch.
+    """
+    groups = block.matrix.groups or 1
+    rows, columns = block.rows, block.columns
+    A, G = block.factor_shapes
+    positions = sum(use.shared for use in uses)
+    one_hot = block.matrix.diagonal_input  # a row of the matrix is looked up
+    forward = 2 * positions * groups * (1 if one_hot else rows) * columns
+    moment = 1 if one_hot else 2 * groups * rows * A[-1]
+    return BlockCost(
+        forward=forward,
+        gradient=3 * batch_size * forward,
+        input_factor=batch_size * positions * moment,
+        inverses=2 * groups * (_cube(A) + _cube(G)),
+        preconditioning=2 * groups * rows * columns * (A[-1] + G[-1]),
+    )
 
 
 def cost_against_gradient(
@@ -38,25 +103,26 @@ def cost_against_gradient(
     """
     if not isinstance(block, KroneckerBlock) or not uses:
         return None
-    groups = block.matrix.groups or 1
-    rows, columns = block.rows, block.columns
-    A, G = block.factor_shapes
-    positions = sum(use.shared for use in uses)
-    forward = 2 * positions * groups * rows * columns  # of one example
-    gradient = 3 * batch_size * forward
+    cost = block_cost(block, uses, batch_size)
+    output_factor = optimizer.estimator.output_cost(uses, cost.forward, batch_size, num_outputs)
+    return cost.update(output_factor, optimizer.settings) / cost.gradient
 
-    settings, estimator = optimizer.settings, optimizer.estimator
-    input_factor = 2 * batch_size * positions * groups * rows * A[-1]
-    output_factor = estimator.output_cost(uses, forward, batch_size, num_outputs)
-    inverses = 2 * groups * (_cube(A) + _cube(G))
-    preconditioning = 2 * groups * rows * columns * (A[-1] + G[-1])
-    total = (
-        (input_factor + output_factor) / settings.factor_period
-        + inverses / settings.inverse_period
-        + preconditioning
-        + 2 * _JVP * gradient
+
+def state_size(block: Block, variables: Sequence[Any]) -> int:
+    """Bytes that an optimizer remembers of a block: its state, and the previous step.
+
+    Args:
+        block: A block.
+        variables: Its variables.
+    """
+    types = [tf.as_dtype(variable.dtype) for variable in variables]
+    own = max(4, *(dtype.size for dtype in types)) * sum(
+        math.prod(slot.shape) for slot in block.slots
     )
-    return total / gradient
+    return own + sum(
+        math.prod(variable.shape) * dtype.size
+        for variable, dtype in zip(variables, types, strict=True)
+    )
 
 
 def _cube(shape: tuple[int, ...]) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-from tf_kfgn._keras.models import input_structure
-from tf_kfgn.analysis.cost import cost_against_gradient
+from tf_kfgn.analysis.cost import MIB, cost_against_gradient, state_size
+from tf_kfgn.analysis.inspection import example_inputs
+from tf_kfgn.analysis.recommend import recommend
 from tf_kfgn.analysis.table import table_of
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
@@ -23,8 +21,6 @@ from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import KFRA, GaussNewton
 from tf_kfgn.recording.tape import CurvatureTape
 
-_MIB = 2**20
-
 
 def curvature_summary(
     model: keras.Model,
@@ -36,7 +32,8 @@ def curvature_summary(
 ) -> dict[str, dict[str, Any]]:
     """Show the curvature block of every trainable weight of a model.
 
-    The model need not be enabled, and is unchanged afterwards.
+    The model need not be enabled, and is unchanged afterwards. Below the table of a compiled model
+    stands what `recommend` says.
 
     Args:
         model: A built Keras model.
@@ -80,13 +77,27 @@ def curvature_summary(
                 "layer": type(layer).__name__,
                 "A": block.factor_shapes[0] if isinstance(block, KroneckerBlock) else None,
                 "G": block.factor_shapes[1] if isinstance(block, KroneckerBlock) else None,
-                "state_mib": _state_size(block, variables) / _MIB,
+                "state_mib": state_size(block, variables) / MIB,
                 "work": cost,
                 "note": _note(block, layer, uses, optimizer),
             }
     if verbose:
         print(table_of(model, optimizer, rows, batch_size))
+        advice = _advice(model, x, batch_size)
+        if advice:
+            print(advice)
     return rows
+
+
+def _advice(model: keras.Model, x: Any, batch_size: int) -> str:
+    """The line that names the optimizer that fits; empty where no loss or no input is known."""
+    loss = getattr(model, "loss", None)
+    if loss is None:
+        return ""
+    try:
+        return recommend(model, loss, batch_size=batch_size, x=x).line
+    except ValueError:
+        return ""
 
 
 def _recorded(model: keras.Model, x: Any) -> tuple[list[Operation], int]:
@@ -94,14 +105,9 @@ def _recorded(model: keras.Model, x: Any) -> tuple[list[Operation], int]:
 
     Nothing if it is not known how to call the model.
     """
+    x = example_inputs(model) if x is None else x
     if x is None:
-        inputs = getattr(model, "inputs", None)
-        if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
-            return [], 0
-        zeros = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
-        structure = input_structure(model)
-        structure = inputs[0] if structure is None else structure
-        x = keras.tree.pack_sequence_as(structure, zeros)
+        return [], 0
     with CurvatureTape() as tape:
         outputs = model(x, training=False)
     return tape.operations, sum(num_features(output) for output in keras.tree.flatten(outputs))
@@ -125,18 +131,6 @@ def _uses(operations: list[Operation], block: Block) -> list[ParametrisedOperati
         and isinstance(block, KroneckerBlock)
         and operation.matrix is block.matrix
     ]
-
-
-def _state_size(block: Block, variables: list[Any]) -> int:
-    """Bytes of the block's state and of the previous step."""
-    types = [tf.as_dtype(variable.dtype) for variable in variables]
-    own = max(4, *(dtype.size for dtype in types)) * sum(
-        math.prod(slot.shape) for slot in block.slots
-    )
-    return own + sum(
-        math.prod(variable.shape) * dtype.size
-        for variable, dtype in zip(variables, types, strict=True)
-    )
 
 
 def _note(block: Block, layer: Any, uses: list[Any], optimizer: GaussNewton) -> str:

@@ -1,19 +1,24 @@
-"""The table that `curvature_summary` prints: by rich where it is installed, else as plain text."""
+"""The table that `curvature_summary` prints."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from tf_kfgn.analysis.text_table import Column, text_table
 from tf_kfgn.optimizers import GaussNewton
 
-_HEADINGS = ("block (layer)", "kind", "A", "G", "state, MiB", "work / gradient", "note")
-_NUMBERS = {"state, MiB", "work / gradient"}  # to the right
-_FOLDED = {"block (layer)", "kind", "A", "G", "note"}  # rather than cut off
-_WIDTH = 130
+_COLUMNS = (
+    Column("block (layer)", folded=True),
+    Column("kind", folded=True),
+    Column("A", folded=True),
+    Column("G", folded=True),
+    Column("state, MiB", number=True),
+    Column("work / gradient", number=True),
+    Column("note", folded=True),
+)
 
 
 def table_of(
@@ -47,54 +52,7 @@ def table_of(
         for name, row in rows.items()
     ]
     size = sum(row["state_mib"] for row in rows.values())
-    total = ("total", "", "", "", f"{size:.3g}", "", "")
-    try:
-        return _rich(title, lines, total)
-    except ImportError:
-        return plain(title, lines, total)
-
-
-def plain(title: str, lines: Sequence[Sequence[str]], total: Sequence[str]) -> str:
-    """The table in columns of plain text.
-
-    Args:
-        title: Its title.
-        lines: The cells of each row.
-        total: The cells of the last row, below a rule.
-    """
-    cells = [_HEADINGS, *lines, total]
-    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
-    rule = "  ".join("-" * width for width in widths)
-
-    def aligned(line: Sequence[str]) -> str:
-        padded = (
-            cell.rjust(width) if heading in _NUMBERS else cell.ljust(width)
-            for heading, cell, width in zip(_HEADINGS, line, widths, strict=True)
-        )
-        return "  ".join(padded).rstrip()
-
-    rows = [aligned(line) for line in lines]
-    return "\n".join([title, aligned(_HEADINGS), rule, *rows, rule, aligned(total), ""])
-
-
-def _rich(title: str, lines: Sequence[Sequence[str]], total: Sequence[str]) -> str:
-    import rich.console
-    import rich.table
-
-    table = rich.table.Table(title=title)
-    for heading in _HEADINGS:
-        table.add_column(
-            heading,
-            justify="right" if heading in _NUMBERS else "left",
-            overflow="fold" if heading in _FOLDED else "ellipsis",
-        )
-    for line in lines:
-        table.add_row(*line)
-    table.add_section()
-    table.add_row(*total)
-    text = io.StringIO()
-    rich.console.Console(file=text, width=_WIDTH).print(table)
-    return text.getvalue()
+    return text_table(title, _COLUMNS, lines, ("total", "", "", "", f"{size:.3g}", "", ""))
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

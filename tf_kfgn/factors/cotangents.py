@@ -10,6 +10,7 @@ from typing import Any
 import tensorflow as tf
 from typing_extensions import override
 
+from tf_kfgn.factors.demand import Demand, cotangent_size
 from tf_kfgn.factors.estimator import FactorEstimator, Uses
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.moments import batch_size
@@ -44,6 +45,22 @@ class CotangentEstimator(FactorEstimator):
         rows = batch_size * positions * (matrix.groups or 1)
         moment = 2 * rows * matrix.out_features * width
         return self.passes(num_outputs) * (batch_size * forward + moment)
+
+    @override
+    def demand(self, tape: CurvatureTape, uses: Uses, batch_size: int, num_outputs: int) -> Demand:
+        operations, _ = super().demand(tape, uses, batch_size, num_outputs)
+        column = cotangent_size(tape.operations, batch_size)
+        return Demand(operations, self.columns_at_once(column, num_outputs) * column)
+
+    def columns_at_once(self, size: float, num_outputs: int) -> float:
+        """How many columns go backwards side by side.
+
+        Args:
+            size: Bytes of the cotangents of one column.
+            num_outputs: Outputs of the model for one example.
+        """
+        del size, num_outputs
+        return 1
 
     def curvature_of_column(
         self,

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from tf_kfgn.factors.demand import Demand
 from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
 from tf_kfgn.numerics.checks import check_count
 from tf_kfgn.numerics.precision import at_least_float32
@@ -164,6 +165,25 @@ class FactorEstimator(abc.ABC):
             batch_size: Examples in a batch.
             num_outputs: Outputs of the model for one example.
         """
+
+    def demand(self, tape: CurvatureTape, uses: Uses, batch_size: int, num_outputs: int) -> Demand:
+        """What new factors G of all matrices take.
+
+        Args:
+            tape: A recorded pass of any batch; nothing of it is estimated.
+            uses: The recorded operations of each matrix.
+            batch_size: Examples in a batch.
+            num_outputs: Outputs of the model for one example.
+
+        Raises:
+            ValueError: If the estimator cannot be used.
+        """
+        del tape
+        costs = [
+            self.output_cost(ops, int(sum(op.row_cost for op in ops)), batch_size, num_outputs)
+            for ops in uses.values()
+        ]
+        return Demand(float(sum(costs)), 0.0)
 
     def sharing_of(self, matrix: WeightMatrix) -> WeightSharing:
         """How the shared positions of a matrix enter."""

@@ -56,6 +56,10 @@ class KFLREstimator(CotangentEstimator):
         return num_outputs if self.num_columns is None else min(self.num_columns, num_outputs)
 
     @override
+    def columns_at_once(self, size: float, num_outputs: int) -> float:
+        return max(1.0, min(self.memory_limit * _MIB / size, float(self.passes(num_outputs))))
+
+    @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:

@@ -18,6 +18,7 @@ from typing_extensions import override
 
 from tf_kfgn._keras.layers import flattened_layers
 from tf_kfgn.factors.cotangents import squared_gradient
+from tf_kfgn.factors.demand import Demand, Sweep
 from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.sharing import Reduce
@@ -68,6 +69,21 @@ class KFRAEstimator(FactorEstimator):
         return sum(widths) * forward / len(uses)
 
     @override
+    def demand(self, tape: CurvatureTape, uses: Uses, batch_size: int, num_outputs: int) -> Demand:
+        """What the recursion takes, from the widths that it meets.
+
+        Raises:
+            ValueError: As `output_curvature`.
+        """
+        ends = [likelihood.recorded for likelihood in tape.likelihoods]
+        operations = [operation for ops in uses.values() for operation in ops]
+        recursion = _Sweep(self, tape, uses)
+        sweep = Sweep(tape.operations, ends, operations, recursion.needed, batch_size)
+        self.check_memory(*sweep.widest)
+        recursion.check_gaps(sweep.stuck)
+        return Demand(sweep.operations, sweep.peak * float(sweep.widest[2].size))
+
+    @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
@@ -112,7 +128,7 @@ class _Sweep:
         self._uses = uses
         self._waiting = {id(op) for operations in uses.values() for op in operations}
         self._made = {id(operation.output) for operation in tape.operations}
-        self._needed = self._needed_tensors()
+        self.needed = self._needed_tensors()
         self._live = LiveAverages()
         self._copies: dict[WeightMatrix, dict[int, int]] = {matrix: {} for matrix in uses}
         self._averages: dict[WeightMatrix, dict[tuple[int, int], tf.Tensor]] = {
@@ -122,7 +138,7 @@ class _Sweep:
     def factors(self) -> list[tf.Tensor]:
         """G of each matrix."""
         for likelihood in self._tape.likelihoods:
-            if id(likelihood.recorded) in self._needed:
+            if id(likelihood.recorded) in self.needed:
                 dtype = likelihood.outputs.dtype
                 self._estimator.check_memory("the outputs", likelihood.num_columns, dtype)
                 hessian = tf.cast(likelihood.mean_hessian(), dtype)
@@ -132,7 +148,7 @@ class _Sweep:
                 break
             if operation.output in self._live:
                 self._go_through(operation)
-        self._check_gaps()
+        self.check_gaps(self._live.tensors)
         return [self._factor(matrix) for matrix in self._uses]
 
     def _go_through(self, operation: Operation) -> None:
@@ -141,7 +157,7 @@ class _Sweep:
             self._waiting.remove(id(operation))
             self._read(operation)
         average, crosses = live.remove(operation.output)
-        inputs = [t if id(t) in self._needed else None for t in operation.inputs]
+        inputs = [t if id(t) in self.needed else None for t in operation.inputs]
         if all(tensor is None for tensor in inputs) or not self._waiting:
             return
         widths = operation.input_widths
@@ -216,13 +232,16 @@ class _Sweep:
             if gradient is not None
         ]
 
-    def _check_gaps(self) -> None:
+    def check_gaps(self, tensors: list[tf.Tensor]) -> None:
         """Refuse to go on if an average got stuck on its way to a layer with weights.
 
         The recursion has then missed that average's part of the curvature, even if another one
         reached the layer.
+
+        Args:
+            tensors: Those that are live at the end.
         """
-        stuck = [tensor for tensor in self._live.tensors if id(tensor) not in self._made]
+        stuck = [tensor for tensor in tensors if id(tensor) not in self._made]
         behind = self._behind(stuck)
         if behind:
             raise ValueError(_gap_message(self._tape, behind))

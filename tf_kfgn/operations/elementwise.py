@@ -41,3 +41,11 @@ class ElementwiseOperation(Operation):
         copies = len(self.inputs)
         tiled = columns if copies == 1 else tf.tile(columns, (copies, 1))
         return tiled * tf.reduce_mean(slopes, axis=0)[:, None]
+
+    @override
+    def pull_back_cost(self, batch_size: int) -> float:
+        return 2.0 * batch_size * sum(self.input_widths) ** 2
+
+    @override
+    def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
+        return float(sum(self.input_widths) * (columns + batch_size))

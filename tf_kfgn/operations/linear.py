@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 from typing_extensions import override
 
-from tf_kfgn.operations.features import flattened
+from tf_kfgn.operations.features import flattened, num_features
 from tf_kfgn.operations.operation import Operation
 
 
@@ -45,6 +45,21 @@ class LinearOperation(Operation):
         del tape
         return tf.transpose(self.transpose(tf.transpose(columns)))
 
+    @property
+    def row_cost(self) -> float:
+        """Multiplications and additions of `transpose` for one row."""
+        return 2.0 * (sum(self.input_widths) + num_features(self.output))
+
+    @override
+    def pull_back_cost(self, batch_size: int) -> float:
+        del batch_size
+        return (sum(self.input_widths) + num_features(self.output)) * self.row_cost
+
+    @override
+    def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
+        del batch_size
+        return columns * self.row_cost
+
 
 class ReshapingOperation(Operation):
     """An operation that keeps every feature and the order of the flattened features."""
@@ -60,3 +75,11 @@ class ReshapingOperation(Operation):
         """Nothing changes."""
         del tape
         return columns
+
+    @override
+    def pull_back_cost(self, batch_size: int) -> float:
+        return 0.0
+
+    @override
+    def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
+        return 0.0

@@ -115,6 +115,25 @@ class Operation:
         shape = (sum(self.input_widths), columns.shape[1])
         return self._sum_over_outputs(add_row, width, shape, columns.dtype)
 
+    def pull_back_cost(self, batch_size: int) -> float:
+        """Multiplications and additions of `pull_back`; what the layer itself computes is left out.
+
+        Args:
+            batch_size: Examples in a batch.
+        """
+        features = sum(self.input_widths)
+        return 2.0 * batch_size * num_features(self.output) * features**2
+
+    def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
+        """Multiplications and additions of `mean_transpose`, in the same way.
+
+        Args:
+            columns: Columns of the matrix.
+            batch_size: Examples in a batch.
+        """
+        features = sum(self.input_widths)
+        return 2.0 * num_features(self.output) * features * (columns + batch_size)
+
     def _sum_over_outputs(
         self, add: Callable[..., Any], width: int, shape: tuple[int, int], dtype: tf.DType
     ) -> tf.Tensor:

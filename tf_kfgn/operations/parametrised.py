@@ -73,6 +73,12 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
         """A cotangent of `output` as `(batch_size, shared, [groups,] out_features)`."""
 
+    @property
+    @override
+    def row_cost(self) -> float:
+        matrix = self.matrix
+        return 2.0 * self.shared * (matrix.groups or 1) * matrix.in_features * matrix.out_features
+
     def input_rows(self) -> tf.Tensor:
         """The rows of the kernel, with a last 1 if a bias is trained besides it."""
         rows = self.kernel_rows()
@@ -106,6 +112,12 @@ class OneHotOperation(ParametrisedOperation):
     @abc.abstractmethod
     def tokens(self) -> tf.Tensor:
         """The place of the 1 in each row, integers of shape `(batch_size, shared)`."""
+
+    @property
+    @override
+    def row_cost(self) -> float:
+        """A row is looked up."""
+        return 2.0 * self.shared * self.matrix.out_features
 
     @override
     def kernel_rows(self) -> tf.Tensor:

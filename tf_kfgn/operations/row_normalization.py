@@ -85,6 +85,14 @@ class RowNormalization(Operation):
         moved = tf.reduce_sum(s, axis=0)[:, None, None] * blocks - tf.matmul(outer, blocks)
         return self._in_place(tf.reshape(moved, (P * D, -1)) / count)
 
+    @override
+    def pull_back_cost(self, batch_size: int) -> float:
+        return 4.0 * batch_size * self._places.size**2
+
+    @override
+    def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
+        return 2.0 * self._places.size * self._places.shape[1] * (columns + batch_size)
+
     def _rows(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
         """`x̂` of shape `(batch_size, rows, D)`, and `s` of shape `(batch_size, rows)`."""
         rows = tf.gather(flattened(self.inputs, self.input_widths, dtype), self._places, axis=1)

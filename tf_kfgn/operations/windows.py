@@ -68,3 +68,11 @@ class WindowOperation(Operation):
         """The copied columns times `E[m]`."""
         mean = tf.reduce_mean(self._factors(tape, columns.dtype), axis=0)
         return mean[:, None] * tf.transpose(self._copied(tf.transpose(columns)))
+
+    @override
+    def pull_back_cost(self, batch_size: int) -> float:
+        return 2.0 * batch_size * sum(self.input_widths) ** 2
+
+    @override
+    def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
+        return float(sum(self.input_widths) * (columns + batch_size))

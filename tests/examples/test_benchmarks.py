@@ -1,0 +1,64 @@
+"""The benchmarks run, on little, and their tables have a row for each thing compared."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _benchmarks_on_path(monkeypatch):
+    pytest.importorskip("sklearn", reason="the extra `examples` is not installed")
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+@pytest.mark.slow
+def test_refreshed_statistics_make_the_difference(monkeypatch, capsys):
+    import batch_normalization
+
+    monkeypatch.setattr(batch_normalization, "EPOCHS", 2)
+    batch_normalization.main()
+    _, first, second = capsys.readouterr().out.splitlines()
+    for line in (first, second):
+        moving, refreshed = (float(value.strip(",")) for value in line.split()[2:4])
+        assert refreshed < 0.5 * moving
+
+
+@pytest.mark.slow
+def test_costs_are_measured_beside_what_was_expected(monkeypatch, capsys):
+    import method_cost
+
+    monkeypatch.setattr(method_cost, "times", lambda function, warm_up, count: [1.0] * count)
+    monkeypatch.setattr(sys, "argv", ["method_cost.py", "--only", "regression", "128-512"])
+    method_cost.main()
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert [row.split()[0] for row in rows] == ["regression", "classes"]
+    assert [row.split()[-2:] for row in rows] == [["KFLR", "1.00"], ["KFRA", "1.00"]]
+
+
+@pytest.mark.slow
+def test_batch_sizes_are_compared(monkeypatch, capsys):
+    import batch_size
+
+    monkeypatch.setattr(batch_size, "EPOCHS", 1)
+    monkeypatch.setattr(batch_size, "BATCHES", (625,))
+    monkeypatch.setattr(batch_size, "RATES", (1e-2,))
+    batch_size.main()
+    _, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 3
+    assert all(0 < float(row.split()[-2]) < 3 for row in rows)
+
+
+@pytest.mark.slow
+def test_the_worst_block_is_named(monkeypatch, capsys):
+    import weak_block
+
+    monkeypatch.setattr(weak_block, "EPOCHS", 1)
+    monkeypatch.setattr(weak_block, "BATCHES", (100, 625))
+    weak_block.main()
+    _, small, large = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(small[4]) > 3 * float(large[4])  # the ratio
