@@ -12,11 +12,13 @@ class NumpyKFRA:
     """KFRA for dense layers with joint weights `W` of shape (in + 1, out), bias last."""
 
     def __init__(self, weights, l2, damping, min_damping, damping_decay=0.95, damping_period=3,
-                 curvature_decay=0.9, factor_period=2, inverse_period=4):  # fmt: skip
+                 gradient_decay=0.9, curvature_decay=0.9, factor_period=2, inverse_period=4):  # fmt: skip
         self.W = [np.array(w) for w in weights]
         self.l2 = l2
         self.tau, self.floor = damping, min_damping
+        self.inverted = damping
         self.damping_decay, self.damping_period = damping_decay, damping_period
+        self.gradient_decay = gradient_decay
         self.curvature_decay = curvature_decay
         self.factor_period, self.inverse_period = factor_period, inverse_period
         self.t = self.k = self.age = 0
@@ -24,7 +26,11 @@ class NumpyKFRA:
         self.G = [np.zeros((w.shape[1], w.shape[1])) for w in weights]
         self.inverses = [None] * len(weights)
         self.previous = [np.zeros_like(w) for w in weights]
+        self.mean = [np.zeros_like(w) for w in weights]
         self.alpha = self.mu = self.rho = 0.0
+        self.R = 1.0
+        self.own = self.usual_curved = self.usual_objective = 0.0
+        self.bounded = self.averaged = self.compared = 0  # how often, for the tests
 
     def forward(self, x, W):
         """Inputs of each layer with their 1, and the outputs."""
@@ -70,7 +76,8 @@ class NumpyKFRA:
 
         # Inverses.
         early = self.t < self.inverse_period and self.t % self.factor_period == 0
-        if early or self.age >= self.inverse_period:
+        if early or self.age >= self.inverse_period or self.tau > 2 * self.inverted:
+            self.inverted = self.tau
             damping = self.tau + 2 * self.l2
             for i, (A, G) in enumerate(zip(self.A, self.G, strict=True)):
                 pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
@@ -81,38 +88,68 @@ class NumpyKFRA:
             self.age = 0
         self.age += 1
 
+        # The average of the gradients, as far as batches disagree.
+        beta = min(1 - 1 / max(self.R, 1), self.gradient_decay)
+        self.averaged += beta > 0
+        self.mean = [beta * m + (1 - beta) * g for m, g in zip(self.mean, gradient, strict=True)]
+
         # Direction, and the exact model over it and the previous step.
-        direction = [-A @ g @ G for (A, G), g in zip(self.inverses, gradient, strict=True)]
+        direction = [-A @ g @ G for (A, G), g in zip(self.inverses, self.mean, strict=True)]
         basis = [direction, self.previous]
         images = [self.jacobian_product(inputs, slopes, d) for d in basis]
-        M = np.zeros((2, 2))
+        C, damped = np.zeros((2, 2)), np.zeros((2, 2))
         for i in range(2):
             for j in range(2):
-                M[i, j] = 2 / (N * D) * np.sum(images[i] * images[j])
+                C[i, j] = 2 / (N * D) * np.sum(images[i] * images[j])
                 for d, e in zip(basis[i], basis[j], strict=True):
-                    M[i, j] += (self.tau + 2 * self.l2) * np.sum(d[:-1] * e[:-1])
-                    M[i, j] += self.tau * np.sum(d[-1] * e[-1])
-        slope = np.array(
-            [sum(np.sum(g * d) for g, d in zip(gradient, b, strict=True)) for b in basis]
-        )
-        c = np.array([-slope[0] / M[0, 0], 0.0]) if self.t == 0 else -np.linalg.solve(M, slope)
+                    damped[i, j] += (self.tau + 2 * self.l2) * np.sum(d[:-1] * e[:-1])
+                    damped[i, j] += self.tau * np.sum(d[-1] * e[-1])
+        M = C + damped
+        slope = np.array([dot(self.mean, direction), dot(gradient, self.previous)])
+        mu = 0.0
+        if self.t > 0:
+            mu = np.clip(-np.linalg.solve(M, slope)[1], -1, 1)
+        alpha = max(-(slope[0] + mu * M[0, 1]) / M[0, 0], 0)
+        c = np.array([alpha, mu])
+
+        # Bounds: at most half of the objective may be promised.
+        before = self.objective(x, y, self.W)
+        fall = -c @ slope
+        room = 0.5 * min(before, 10 * self.usual_objective or before)
+        if fall > 0:
+            shorter = min(1, 1.5 * fall / (c @ M @ c), room / fall)
+            self.bounded += shorter < 1
+            c = c * shorter
         self.alpha, self.mu = c
-        predicted = c @ slope + c @ M @ c / 2
+        own_slope = np.array([dot(gradient, b) for b in basis])
+        curved = c @ M @ c / 2
+        predicted = c @ own_slope + curved
+
+        # How much more the last step curved on its own batch than on this one.
+        if self.t > 0:
+            self.R = 0.9 * self.R + 0.1 * np.clip(self.own / C[1, 1], 0.1, 100)
+        self.own = c @ C @ c
 
         # The step, and Levenberg-Marquardt on the same batch.
-        before = self.objective(x, y, self.W)
+        assert before <= 2 * self.usual_objective or self.t == 0  # no batch of the tests is astray
         self.previous = [
             self.alpha * d + self.mu * p for d, p in zip(direction, self.previous, strict=True)
         ]
         self.W = [w + d for w, d in zip(self.W, self.previous, strict=True)]
-        if (self.t + 1) % self.damping_period == 0 or self.rho < 0.25:
-            self.rho = (self.objective(x, y, self.W) - before) / predicted
+        unusual = curved > 4 * self.usual_curved
+        if (self.t + 1) % self.damping_period == 0 or self.rho < 0.25 or self.t < 10 or unusual:
+            self.compared += 1
+            actual = self.objective(x, y, self.W) - before
+            self.rho = 1 - (actual - predicted) / curved
             assert self.rho > 0  # no step of the tests is taken back
             factor = self.damping_decay**self.damping_period
             if self.rho > 0.75:
                 self.tau *= factor
             elif self.rho < 0.25:
                 self.tau /= factor
+        old = self.usual_curved or curved
+        self.usual_curved = 0.9 * old + 0.1 * curved
+        self.usual_objective = (self.usual_objective or before) ** 0.5 * before**0.5
         self.tau = max(self.tau, self.floor)
         self.t += 1
 
@@ -124,3 +161,7 @@ class NumpyKFRA:
             if i < len(direction) - 1:
                 da = dh * slopes[i + 1]
         return dh
+
+
+def dot(left, right):
+    return sum(np.sum(a * b) for a, b in zip(left, right, strict=True))

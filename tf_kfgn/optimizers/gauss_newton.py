@@ -181,8 +181,14 @@ class GaussNewton(Stateful, abc.ABC):
     @classmethod
     @override
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GaussNewton:
-        """An optimizer with the constructor arguments of `get_config`."""
+        """An optimizer with the constructor arguments of `get_config`.
+
+        The whole configuration of one that averaged no gradients, as until version 0.1.0, makes
+        one that averages none.
+        """
         config = dict(config)
+        if config.keys() >= {"curvature_decay", "factor_period", "inverse_period"}:
+            config.setdefault("gradient_decay", 0.0)
         if isinstance(config.get("damping"), dict):
             config["damping"] = keras.saving.deserialize_keras_object(
                 config["damping"], custom_objects=custom_objects

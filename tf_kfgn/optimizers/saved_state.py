@@ -67,12 +67,12 @@ def load(
         + (f"shape {found[name].shape} in the file" if name in found else "not in the file")
         + f", {tuple(variable.shape)} in the optimizer"
         for name, variable in shaped.items()
-        if name not in found or found[name].shape != tuple(variable.shape)
+        if (found[name].shape != tuple(variable.shape) if name in found else not _may_lack(name))
     ]
     problems += [
         f"{name}: shape {value.shape} in the file, not in the optimizer"
         for name, value in found.items()
-        if value.shape and name not in shaped
+        if value.shape and name not in shaped and not _may_lack(name)
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
@@ -84,6 +84,15 @@ def load(
     for name, variable in {**shaped, **scalars}.items():
         if name in found:
             variable.assign(found[name])
+
+
+def _may_lack(name: str) -> bool:
+    """Whether a file, or an optimizer, may do without a variable that has the shape of a weight.
+
+    The average of the gradients came after version 0.1.0, and `gradient_decay=0` keeps none. A new
+    one starts with the next gradient.
+    """
+    return name.startswith("mean_gradient_")
 
 
 def _subject(variable: Any) -> str:

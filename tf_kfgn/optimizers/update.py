@@ -163,7 +163,7 @@ def with_step(
         damping=tf.maximum(scalars.damping, floor(settings, scalars)),
         step_size=tf.where(taken, alpha, scalars.step_size),
         momentum=tf.where(taken, mu, scalars.momentum),
-        fresh_slope=proposal.fresh_slope,
+        fresh_slope=tf.where(finite, proposal.fresh_slope, scalars.fresh_slope),
         own_curvature=tf.where(taken, proposal.own_curvature, scalars.own_curvature),
         usual_curvature=tf.where(
             taken, running_mean(scalars.usual_curvature, proposal.curved), scalars.usual_curvature
