@@ -101,7 +101,9 @@ def test_a_graph_computes_it_to_the_last_bits(case, jit_compile):
     def recorded(x):
         with tf_kfgn.CurvatureTape() as tape:
             output = layer(x)
-        return output, [operation.cotangent_rows(zeros_of(operation)) for operation in matrices(tape)]
+        return output, [
+            operation.cotangent_rows(zeros_of(operation)) for operation in matrices(tape)
+        ]
 
     output, _ = tf.function(recorded, jit_compile=jit_compile)(x)
     np.testing.assert_allclose(output, stock(x), rtol=1e-13)
@@ -330,9 +332,7 @@ def test_exact_blocks_are_those_of_the_weights(case):
     found = tf_kfgn.gauss_newton_blocks(model, x, "mse")
     sizes = [int(np.prod(v.shape)) for v in weights_of(layer)]
     ends = np.cumsum([0, *sizes])
-    kernel, recurrent, *bias = (
-        list(range(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True)
-    )
+    kernel, recurrent, *bias = (list(range(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
     columns = layer.cell.kernel.shape[1]
     both = [bias[0][:columns], bias[0][columns:]] if bias else [[], []]
     for name, places in (("kernel", kernel + both[0]), ("recurrent_kernel", recurrent + both[1])):
