@@ -1,6 +1,8 @@
-"""Recurrent layers: their values, and their factors against steps that have weights of their own."""
+"""Recurrent layers: their values, and their factors against steps with weights of their own."""
 
 from __future__ import annotations
+
+import itertools
 
 import keras
 import numpy as np
@@ -332,7 +334,7 @@ def test_exact_blocks_are_those_of_the_weights(case):
     found = tf_kfgn.gauss_newton_blocks(model, x, "mse")
     sizes = [int(np.prod(v.shape)) for v in weights_of(layer)]
     ends = np.cumsum([0, *sizes])
-    kernel, recurrent, *bias = (list(range(a, b)) for a, b in zip(ends[:-1], ends[1:], strict=True))
+    kernel, recurrent, *bias = (list(range(a, b)) for a, b in itertools.pairwise(ends))
     columns = layer.cell.kernel.shape[1]
     both = [bias[0][:columns], bias[0][columns:]] if bias else [[], []]
     for name, places in (("kernel", kernel + both[0]), ("recurrent_kernel", recurrent + both[1])):
