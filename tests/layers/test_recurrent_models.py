@@ -330,12 +330,12 @@ def test_sequences_of_any_length_are_trained():
     model = keras.Sequential([keras.Input((None, F)), keras.layers.GRU(3), keras.layers.Dense(2)])
     tf_kfgn.enable_curvature(model, strict=True)
     model.compile(optimizer=tf_kfgn.KFAC(), loss="mse")
-    data = [
+    batches = [
         (np.float32(sequences(0, 4, length)), np.float32(sequences(1, 4)[:, 0, :2]))
         for length in (5, 3)
     ] * 3
     data = tf.data.Dataset.from_generator(
-        lambda: iter(data),
+        lambda: iter(batches),
         output_signature=(tf.TensorSpec((None, None, F)), tf.TensorSpec((None, 2))),
     )
     losses = model.fit(data, epochs=3, verbose=0).history["loss"]
