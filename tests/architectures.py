@@ -393,12 +393,11 @@ def architectures() -> dict[str, Architecture]:
         ),
         "slopes": Architecture(before_dense((4,), layers.Dense(3), layers.PReLU()), fallback=1),
         "own layer": Architecture(before_dense((4,), layers.Dense(3), Scale()), fallback=1),
-        "lstm": Architecture(before_dense(steps, layers.Dense(2), layers.LSTM(2)), fallback=3),
+        "lstm": Architecture(before_dense(steps, layers.Dense(2), layers.LSTM(2))),
         "bidirectional gru": Architecture(
-            before_dense(steps, layers.Bidirectional(layers.GRU(2, return_sequences=True))),
-            fallback=6,
+            before_dense(steps, layers.Bidirectional(layers.GRU(2, return_sequences=True)))
         ),
-        "masked lstm": Architecture(token_input(masked_lstm), inputs=tokens, fallback=3),
+        "masked lstm": Architecture(token_input(masked_lstm), inputs=tokens),
         # Weight sharing
         "tied weights": Architecture(functional((3,), tied)),
         "siamese": Architecture(functional([(4,), (4,)], siamese)),

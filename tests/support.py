@@ -49,6 +49,12 @@ FEATURES = {
     "frozen and unfrozen layers": (
         _FEATURES + "frozen_layers_stay_bitwise_and_move_again_when_unfrozen"
     ),
+    "recurrent layers": (
+        "layers/test_recurrent_models.py::test_recurrent_layers_train_alike_in_a_graph_and_eagerly"
+    ),
+    "`stateful` recurrent layers": (
+        "layers/test_recurrent_models.py::test_an_update_moves_the_states_once"
+    ),
     "`gradient_accumulation_steps`": (
         "optimizers/test_accumulation.py::test_factors_are_averaged_over_the_batches"
     ),

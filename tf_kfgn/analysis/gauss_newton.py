@@ -36,7 +36,7 @@ def gauss_newton_blocks(
         `{layer.name: block}`, each of shape `(weights, weights)` for the row-major joint matrix
         of kernel and bias, bias last: the layout of `np.kron(A, G)`. The matrices of a layer with
         several have names `layer/part`. The block of a layer without a weight matrix (a
-        normalisation, an LSTM) is over its weights in their order, each flattened.
+        normalisation, an `RNN` of cells) is over its weights in their order, each flattened.
 
     Raises:
         TypeError: If `model` is not a Keras model.

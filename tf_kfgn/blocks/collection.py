@@ -70,12 +70,15 @@ def precondition(
     """The damped inverse of the whole block-diagonal matrix times a vector.
 
     Args:
-        blocks: Blocks that together hold every variable once.
+        blocks: Blocks that together hold every weight once.
         states: One state for each block.
         tensors: One tensor for each variable of the optimizer.
     """
-    result = list(tensors)
+    pieces: list[list[tf.Tensor]] = [[] for _ in tensors]
     for block, state in zip(blocks, states, strict=True):
         for index, piece in block.precondition(state, tensors).items():
-            result[index] = piece
-    return result
+            pieces[index].append(piece)
+    return [
+        tf.add_n(found) if len(found) > 1 else (found or [tensor])[0]
+        for found, tensor in zip(pieces, tensors, strict=True)
+    ]

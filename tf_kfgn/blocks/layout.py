@@ -22,7 +22,7 @@ class Layout:
 
     Attributes:
         variables: Trainable variables.
-        blocks: Blocks that together hold every variable once.
+        blocks: Blocks that together hold every weight once.
         l2: η of each variable, see `l2_coefficient`.
     """
 
@@ -73,7 +73,7 @@ def find_blocks(variables: Sequence[Any], max_factor_size: int | None = None) ->
     """Group variables by their marks, in the order of the kernels.
 
     A variable that is marked to belong to no matrix, or to one whose kernel is missing here, has
-    a diagonal block.
+    a diagonal block. One that holds the biases of several matrices is in the block of each.
 
     Args:
         variables: Trainable variables.
@@ -89,22 +89,26 @@ def find_blocks(variables: Sequence[Any], max_factor_size: int | None = None) ->
             "Call tf_kfgn.enable_curvature(model) on the built model before compile() and fit(), "
             "or build it from tf_kfgn.layers."
         )
-    members: dict[WeightMatrix, list[int]] = {}
-    for index, variable in enumerate(variables):
-        mark = mark_of(variable)
-        if mark is not None and mark.matrix is not None:
-            place = 0 if mark.is_kernel else len(members.get(mark.matrix, []))
-            members.setdefault(mark.matrix, []).insert(place, index)
-    blocks: dict[int, Block] = {}
-    for matrix, indices in members.items():
-        mark = mark_of(variables[indices[0]])
-        if mark is not None and mark.is_kernel:
-            blocks[min(indices)] = KroneckerBlock(tuple(indices), matrix, max_factor_size)
+    marks = [mark_of(variable) for variable in variables]
+    kernels = {
+        mark.matrix: index
+        for index, mark in enumerate(marks)
+        if mark is not None and mark.matrix is not None and mark.is_kernel
+    }
+    members = {matrix: [index] for matrix, index in kernels.items()}
+    for index, mark in enumerate(marks):
+        if mark is not None and not mark.is_kernel and all(m in kernels for m in mark.matrices):
+            for matrix in mark.matrices:
+                members[matrix].append(index)
+    blocks: dict[tuple[int, int], Block] = {
+        (min(indices), indices[0]): KroneckerBlock(tuple(indices), matrix, max_factor_size)
+        for matrix, indices in members.items()
+    }
     covered = {index for block in blocks.values() for index in block.indices}
     for index, variable in enumerate(variables):
         if index not in covered:
-            blocks[index] = DiagonalBlock((index,), path_of(variable), tuple(variable.shape))
-    return [blocks[index] for index in sorted(blocks)]
+            blocks[index, index] = DiagonalBlock((index,), path_of(variable), tuple(variable.shape))
+    return [blocks[place] for place in sorted(blocks)]
 
 
 def path_of(variable: Any) -> str:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.factors.demand import Demand, cotangent_size
-from tf_kfgn.factors.estimator import FactorEstimator, Uses
+from tf_kfgn.factors.estimator import FactorEstimator, Uses, used_positions
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
@@ -82,7 +82,9 @@ class CotangentEstimator(FactorEstimator):
         factors = []
         for matrix, ops in uses.items():
             joined = tf.concat([rows[id(op)] for op in ops], axis=1)
-            factor = self.sharing_of(matrix).output_factor(joined, self.diagonal_output(matrix))
+            factor = self.sharing_of(matrix).output_factor(
+                joined, self.diagonal_output(matrix), used_positions(ops)
+            )
             # A layer that is called without a batch axis, as on all positions, is called once for
             # all examples. Its cotangents are sums over them, which random signs keep apart.
             factors.append(factor * (batch_size(joined) / tf.cast(examples, joined.dtype)))

@@ -203,8 +203,17 @@ class FactorEstimator(abc.ABC):
             return sharing.token_factor(tf.concat(tokens, axis=1), matrix.in_features, dtype)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
         return sharing.input_factor(
-            tf.cast(rows, dtype), is_large(rows.shape[-1], self.max_factor_size)
+            tf.cast(rows, dtype),
+            is_large(rows.shape[-1], self.max_factor_size),
+            used_positions(operations),
         )
+
+
+def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | None:
+    """Which positions of some operations use the matrix, joined; None if all do."""
+    if all(operation.used is None for operation in operations):
+        return None
+    return tf.concat([operation.used_or_ones() for operation in operations], axis=1)
 
 
 def uses_of_matrices(tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None) -> Uses:

@@ -67,7 +67,8 @@ class KFLREstimator(CotangentEstimator):
         totals = self.zeros(uses, variables)
         for output, likelihood in enumerate(tape.likelihoods):
             columns = Columns(likelihood, self.num_columns, random.fold_in(seed, output))
-            chunk = self._chunk(tape, columns)
+            vectorisable = all(operation.vectorisable for operation in tape.operations)
+            chunk = self._chunk(tape, columns) if vectorisable else tf.constant(1)
 
             def curvature(index: tf.Tensor, columns: Columns = columns) -> list[tf.Tensor]:
                 column = columns.column(index)
@@ -91,7 +92,6 @@ class KFLREstimator(CotangentEstimator):
                 new = curvature(index)
                 return (index + 1, *(old + n for old, n in zip(sums, new, strict=True)))
 
-            vectorisable = all(operation.vectorisable for operation in tape.operations)
             # Some of TensorFlow's derivatives cannot be vectorised over no examples at all.
             count = tf.where(tf.size(likelihood.outputs) > 0, columns.count, 0)
             _, *totals = tf.while_loop(

@@ -21,11 +21,12 @@ from tf_kfgn.factors.cotangents import squared_gradient
 from tf_kfgn.factors.demand import Demand, Sweep
 from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered
 from tf_kfgn.factors.live_averages import LiveAverages
-from tf_kfgn.factors.sharing import Reduce
+from tf_kfgn.factors.sharing import Reduce, WeightSharing
 from tf_kfgn.layers import Recording
 from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in
+from tf_kfgn.operations.loop import LoopOperation, StepOperation
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
@@ -134,6 +135,7 @@ class _Sweep:
         self._averages: dict[WeightMatrix, dict[tuple[int, int], tf.Tensor]] = {
             matrix: {} for matrix in uses
         }
+        self._within: dict[int, tf.Tensor] = {}
 
     def factors(self) -> list[tf.Tensor]:
         """G of each matrix."""
@@ -157,6 +159,8 @@ class _Sweep:
             self._waiting.remove(id(operation))
             self._read(operation)
         average, crosses = live.remove(operation.output)
+        if isinstance(operation, LoopOperation):
+            self._read_within(operation, average)
         inputs = [t if id(t) in self.needed else None for t in operation.inputs]
         if all(tensor is None for tensor in inputs) or not self._waiting:
             return
@@ -188,9 +192,42 @@ class _Sweep:
         if len(copies) == len(uses):
             live.drop(list(copies.values()))
 
+    def _read_within(self, loop: LoopOperation, average: tf.Tensor) -> None:
+        """Read the factors of the matrices inside a loop from the average behind it."""
+        uses = [use for use in loop.within if id(use) in self._waiting]
+        self._waiting -= {id(use) for use in uses}
+        pairs, zeros = [], []
+        for use in uses:
+            sharing = self._estimator.sharing_of(use.matrix)
+            diagonal = self._estimator.diagonal_output(use.matrix)
+
+            def pair(
+                rows: tf.Tensor,
+                others: tf.Tensor,
+                used: tf.Tensor | None = use.used,
+                sharing: WeightSharing = sharing,
+                diagonal: bool = diagonal,
+            ) -> tf.Tensor:
+                return sharing.output_factor(rows, diagonal, used, others)
+
+            pairs.append(pair)
+            zeros.append(self._zero_factor(use, average.dtype))
+        found = loop.output_factors(average, self._tape, uses, pairs, zeros) if uses else []
+        for use, factor in zip(uses, found, strict=True):
+            self._within[id(use)] = factor
+
     def _factor(self, matrix: WeightMatrix) -> tf.Tensor:
         averages = self._averages[matrix]
         operations = self._uses[matrix]
+        if isinstance(operations[0], StepOperation):
+            factors = [
+                self._within.get(
+                    id(use), self._zero_factor(use, at_least_float32(use.output.dtype))
+                )
+                for use in operations
+            ]
+            positions = [use.shared for use in operations]
+            return self._estimator.sharing_of(matrix).output_factor_of_uses(factors, positions)
         for index, operation in enumerate(operations):
             if (index, index) not in averages:  # without any influence on the loss
                 rows = (operation.shared, *matrix.leading, matrix.out_features)
@@ -199,6 +236,11 @@ class _Sweep:
         return self._estimator.sharing_of(matrix).output_factor_of_averages(
             averages, self._estimator.diagonal_output(matrix)
         )
+
+    def _zero_factor(self, use: ParametrisedOperation, dtype: tf.DType) -> tf.Tensor:
+        columns = use.out_features
+        thin = self._estimator.diagonal_output(use.matrix)
+        return tf.zeros((*use.matrix.leading, columns, 1 if thin else columns), dtype)
 
     def _needed_tensors(self) -> set[int]:
         """Tensors that a matrix still waiting lies behind, as far as the recording shows.
@@ -212,7 +254,10 @@ class _Sweep:
                 unmade.append(tensor)
         needed = {id(tensor) for tensor in unmade} if self._behind(unmade) else set()
         for operation in self._tape.operations:
-            if id(operation) in self._waiting or any(id(t) in needed for t in operation.inputs):
+            waiting = [operation, *getattr(operation, "within", [])]
+            if any(id(op) in self._waiting for op in waiting) or any(
+                id(tensor) in needed for tensor in operation.inputs
+            ):
                 needed.add(id(operation.output))
         return needed
 

@@ -11,7 +11,7 @@ diagonal is kept.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 from typing_extensions import override
@@ -25,8 +25,17 @@ class WeightSharing(abc.ABC):
     """Turns rows, and KFRA's averages, into Kronecker factors."""
 
     @abc.abstractmethod
-    def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
-        """The factor A from input rows."""
+    def input_factor(
+        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The factor A from input rows.
+
+        Args:
+            rows: Input rows.
+            diagonal: Whether to keep nothing but the diagonal.
+            used: 1 for each position that meets the weights, 0 for one that a mask skips, shape
+                `(batch_size, shared)`; None if all do. The others do not count.
+        """
 
     @abc.abstractmethod
     def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
@@ -39,8 +48,32 @@ class WeightSharing(abc.ABC):
         """
 
     @abc.abstractmethod
-    def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
-        """The factor G from the rows of one cotangent."""
+    def output_factor(
+        self,
+        rows: tf.Tensor,
+        diagonal: bool = False,
+        used: tf.Tensor | None = None,
+        others: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The factor G from the rows of one cotangent.
+
+        Args:
+            rows: Its rows; zero at positions that are not used.
+            diagonal: Whether to keep nothing but the diagonal.
+            used: As in `input_factor`.
+            others: Rows of another cotangent, whose products with the first are taken.
+        """
+
+    @abc.abstractmethod
+    def output_factor_of_uses(
+        self, factors: Sequence[tf.Tensor], positions: Sequence[int]
+    ) -> tf.Tensor:
+        """The factor G from those of single uses of a layer, without what is between the uses.
+
+        Args:
+            factors: The factor of each use.
+            positions: Number of positions of each use.
+        """
 
     @abc.abstractmethod
     def output_factor_of_averages(
@@ -59,8 +92,11 @@ class Expand(WeightSharing):
     """Every position counts as an example: exact for a loss on each position of a linear layer."""
 
     @override
-    def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
+    def input_factor(
+        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """The factor A, `1/N sum_n sum_t a a^T`."""
+        rows = rows if used is None else rows * _beside(rows, used)
         return _gram(_all_positions(rows), diagonal) / batch_size(rows)
 
     @override
@@ -72,10 +108,27 @@ class Expand(WeightSharing):
         return counts[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
 
     @override
-    def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
-        """The factor G, `1/(N T) sum_n sum_t g g^T`."""
+    def output_factor(
+        self,
+        rows: tf.Tensor,
+        diagonal: bool = False,
+        used: tf.Tensor | None = None,
+        others: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The factor G, `1/(N T) sum_n sum_t g g^T`; N T counts the positions that are used."""
         flat = _all_positions(rows)
-        return _gram(flat, diagonal) / batch_size(flat)
+        pairs = _gram(flat, diagonal, None if others is None else _all_positions(others))
+        if used is None:
+            return pairs / batch_size(flat)
+        return pairs / tf.maximum(tf.reduce_sum(tf.cast(used, rows.dtype)), 1)
+
+    @override
+    def output_factor_of_uses(
+        self, factors: Sequence[tf.Tensor], positions: Sequence[int]
+    ) -> tf.Tensor:
+        """The factor G: the mean over all positions."""
+        parts = [factor * count for factor, count in zip(factors, positions, strict=True)]
+        return tf.add_n(parts) / sum(positions)
 
     @override
     def output_factor_of_averages(
@@ -92,9 +145,17 @@ class Reduce(WeightSharing):
     """Inputs are averaged and cotangents summed: exact for a layer before a global average."""
 
     @override
-    def input_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
+    def input_factor(
+        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """The factor A, `1/N sum_n a a^T` after averaging a over t."""
-        return _gram(tf.reduce_mean(rows, axis=1), diagonal) / batch_size(rows)
+        if used is None:
+            means = tf.reduce_mean(rows, axis=1)
+        else:
+            weights = _beside(rows, used)
+            count = tf.maximum(tf.reduce_sum(weights, axis=1), 1)
+            means = tf.reduce_sum(rows * weights, axis=1) / count
+        return _gram(means, diagonal) / batch_size(rows)
 
     @override
     def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
@@ -107,9 +168,25 @@ class Reduce(WeightSharing):
         return sums[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
 
     @override
-    def output_factor(self, rows: tf.Tensor, diagonal: bool = False) -> tf.Tensor:
+    def output_factor(
+        self,
+        rows: tf.Tensor,
+        diagonal: bool = False,
+        used: tf.Tensor | None = None,
+        others: tf.Tensor | None = None,
+    ) -> tf.Tensor:
         """The factor G, `1/N sum_n g g^T` after summing g over t."""
-        return _gram(tf.reduce_sum(rows, axis=1), diagonal) / batch_size(rows)
+        del used
+        sums = None if others is None else tf.reduce_sum(others, axis=1)
+        return _gram(tf.reduce_sum(rows, axis=1), diagonal, sums) / batch_size(rows)
+
+    @override
+    def output_factor_of_uses(
+        self, factors: Sequence[tf.Tensor], positions: Sequence[int]
+    ) -> tf.Tensor:
+        """The factor G: the sum."""
+        del positions
+        return tf.add_n(list(factors))
 
     @override
     def output_factor_of_averages(
@@ -153,13 +230,23 @@ def _all_positions(rows: tf.Tensor) -> tf.Tensor:
     return tf.reshape(rows, (-1, *rows.shape[2:]))
 
 
-def _gram(rows: tf.Tensor, diagonal: bool) -> tf.Tensor:
-    """`X^T X` of rows of shape `(n, [groups,] features)`, or its diagonal as a column."""
+def _beside(rows: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
+    """A number for each position, as a factor of rows."""
+    shape = [*tf.unstack(tf.shape(used)), *[1] * (rows.shape.rank - 2)]
+    return tf.cast(tf.reshape(used, shape), rows.dtype)
+
+
+def _gram(rows: tf.Tensor, diagonal: bool, others: tf.Tensor | None = None) -> tf.Tensor:
+    """`X^T Y` of rows of shape `(n, [groups,] features)`, or its diagonal as a column.
+
+    Y is X by default.
+    """
+    others = rows if others is None else others
     if diagonal:
-        return tf.reduce_sum(tf.square(rows), axis=0)[..., None]
+        return tf.reduce_sum(rows * others, axis=0)[..., None]
     if rows.shape.rank == 3:
-        rows = tf.transpose(rows, (1, 0, 2))
-    return tf.matmul(rows, rows, transpose_a=True)
+        rows, others = (tf.transpose(x, (1, 0, 2)) for x in (rows, others))
+    return tf.matmul(rows, others, transpose_a=True)
 
 
 def _block_sum(average: tf.Tensor, first: str, second: str) -> tf.Tensor:

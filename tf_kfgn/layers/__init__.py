@@ -10,6 +10,7 @@ from tf_kfgn.layers.attention import (
     GroupQueryAttention,
     MultiHeadAttention,
 )
+from tf_kfgn.layers.bidirectional import Bidirectional
 from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.convolution import Conv1D, Conv2D, Conv3D
 from tf_kfgn.layers.convolution_transpose import (
@@ -81,6 +82,7 @@ from tf_kfgn.layers.pooling import (
     MaxPooling3D,
 )
 from tf_kfgn.layers.recording import Recording
+from tf_kfgn.layers.recurrent import GRU, LSTM, SimpleRNN
 from tf_kfgn.layers.registry import RECORDING_CLASSES, register
 from tf_kfgn.layers.reshaping import Flatten, Reshape
 from tf_kfgn.layers.resizing import Resizing
@@ -94,6 +96,8 @@ from tf_kfgn.recording.active import active_tape
 
 __all__ = [
     "ELU",
+    "GRU",
+    "LSTM",
     "RECORDING_CLASSES",
     "Activation",
     "Add",
@@ -103,6 +107,7 @@ __all__ = [
     "AveragePooling2D",
     "AveragePooling3D",
     "BatchNormalization",
+    "Bidirectional",
     "CallOutput",
     "Concatenate",
     "Conv1D",
@@ -157,6 +162,7 @@ __all__ = [
     "Resizing",
     "SeparableConv1D",
     "SeparableConv2D",
+    "SimpleRNN",
     "Softmax",
     "SpatialDropout1D",
     "SpatialDropout2D",

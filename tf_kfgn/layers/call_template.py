@@ -57,21 +57,13 @@ class RecordsCall(Swapped):
         Returns:
             What `call` returns.
         """
-        leaves = tf.nest.flatten((args, kwargs))
-        places = self.recorded_inputs(leaves)
-        if not places:
+        inputs, again = self.watched_inputs(tape, *args, **kwargs)
+        if not inputs:
             return self.stock_call(*args, **kwargs)
-        inputs = [leaves[place] for place in places]
 
         def function(index: int, *tensors: tf.Tensor) -> tf.Tensor:
-            given = list(leaves)
-            for place, tensor in zip(places, tensors, strict=True):
-                given[place] = with_mask(tensor, mask_of(leaves[place]))
-            new_args, new_kwargs = tf.nest.pack_sequence_as((args, kwargs), given)
-            return tf.nest.flatten(self.stock_call(*new_args, **new_kwargs))[index]
+            return again(*tensors)[index]
 
-        function = tape.repeating(function)
-        tape.watch(inputs)
         with no_operations():
             outputs = self.stock_call(*args, **kwargs)
         for index, output in enumerate(tf.nest.flatten(outputs)):
@@ -81,6 +73,36 @@ class RecordsCall(Swapped):
                 if operation is not None:
                     tape.record(operation)
         return outputs
+
+    def watched_inputs(
+        self, tape: Any, *args: Any, **kwargs: Any
+    ) -> tuple[list[tf.Tensor], Callable[..., list[tf.Tensor]]]:
+        """The inputs of a call, which the tape watches, and what makes its outputs from others.
+
+        Args:
+            tape: The active tape.
+            *args: The arguments of `call`.
+            **kwargs: The keyword arguments of `call`, which is to run next.
+
+        Returns:
+            The inputs; and a function of such inputs that gives the flattened outputs, with the
+            random numbers of the call.
+        """
+        leaves = tf.nest.flatten((args, kwargs))
+        places = self.recorded_inputs(leaves)
+        inputs = [leaves[place] for place in places]
+
+        def again(*tensors: tf.Tensor) -> list[tf.Tensor]:
+            given = list(leaves)
+            for place, tensor in zip(places, tensors, strict=True):
+                given[place] = with_mask(tensor, mask_of(leaves[place]))
+            new_args, new_kwargs = tf.nest.pack_sequence_as((args, kwargs), given)
+            outputs: list[tf.Tensor] = tf.nest.flatten(self.stock_call(*new_args, **new_kwargs))
+            return outputs
+
+        if inputs:
+            tape.watch(inputs)
+        return inputs, tape.repeating(again)
 
     def recorded_inputs(self, leaves: list[Any]) -> list[int]:
         """Which of the flattened arguments of `call` are inputs."""

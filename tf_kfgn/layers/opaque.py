@@ -15,7 +15,7 @@ from tf_kfgn.layers.recording import Recording
 from tf_kfgn.operations.operation import Operation
 
 # Layers that run others inside a loop, where no operation can be recorded.
-LOOPS = (keras.layers.RNN, keras.layers.Bidirectional)
+LOOPS = (keras.layers.RNN,)
 
 
 class OpaqueOperation(Operation):

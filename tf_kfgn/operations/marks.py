@@ -17,10 +17,22 @@ _MARK = "_tf_kfgn_mark"
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """What a variable is to its block; without a matrix it has a diagonal block of its own."""
+    """What a variable is to its block; without a matrix it has a diagonal block of its own.
+
+    Attributes:
+        matrix: The weight matrix that it belongs to, or None.
+        is_kernel: Whether it is the kernel there, rather than the bias.
+        others: Further matrices whose bias is a row of it.
+    """
 
     matrix: WeightMatrix | None
     is_kernel: bool
+    others: tuple[WeightMatrix, ...] = ()
+
+    @property
+    def matrices(self) -> tuple[WeightMatrix, ...]:
+        """All matrices that it has a part in."""
+        return () if self.matrix is None else (self.matrix, *self.others)
 
 
 def mark_weights(matrix: WeightMatrix, kernel: Any, bias: Any) -> None:
@@ -28,6 +40,11 @@ def mark_weights(matrix: WeightMatrix, kernel: Any, bias: Any) -> None:
     setattr(kernel, _MARK, Mark(matrix, is_kernel=True))
     if bias is not None:
         setattr(bias, _MARK, Mark(matrix, is_kernel=False))
+
+
+def mark_biases(matrices: Sequence[WeightMatrix], bias: Any) -> None:
+    """Mark a variable of which each row is the bias of another weight matrix."""
+    setattr(bias, _MARK, Mark(matrices[0], is_kernel=False, others=tuple(matrices[1:])))
 
 
 def mark_diagonal(variable: Any) -> None:

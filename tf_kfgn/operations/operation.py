@@ -150,29 +150,23 @@ class Operation:
         self, width: int, dtype: tf.DType, tape: tf.GradientTape
     ) -> Callable[[tf.Tensor], tf.Tensor]:
         """The map of a vector over the output to `J_n^T v`, shape `(batch_size, features)`."""
+        self._check_width(width)
+        inputs, output, tape = self.once_more(tape)
+
+        def transposed(vector: tf.Tensor) -> tf.Tensor:
+            products = vector_products(tape, output, inputs, vector)
+            return flattened(products, self.input_widths, dtype)
+
+        return transposed
+
+    def _check_width(self, width: int) -> None:
+        """Refuse an output that is too wide for the exact rule."""
         if width > MAX_EXACT_WIDTH:
             raise ValueError(
                 f"KFRA has no rule of its own for layer {self.layer.name!r} "
                 f"({type(self.layer).__name__}), and its {width} outputs per example are more "
                 f"than the {MAX_EXACT_WIDTH} that the exact rule takes. Use KFLR or KFAC."
             )
-        inputs, output, tape = self.once_more(tape)
-
-        def transposed(vector: tf.Tensor) -> tf.Tensor:
-            half = output.dtype == tf.float16
-            scale = tf.cast(unit_scale([vector]), dtype) if half else tf.ones((), dtype)
-            cotangent = tf.broadcast_to(
-                tf.reshape(vector * scale, (1, *output.shape[1:])), tf.shape(output)
-            )
-            products = tape.gradient(
-                output,
-                inputs,
-                output_gradients=tf.cast(cotangent, output.dtype),
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            return flattened(products, self.input_widths, dtype) / scale
-
-        return transposed
 
     def once_more(
         self, tape: tf.GradientTape
@@ -193,3 +187,32 @@ class Operation:
             again.watch(inputs)
             output = self.function(*inputs)
         return inputs, output, again
+
+
+def vector_products(
+    tape: tf.GradientTape, output: tf.Tensor, targets: Sequence[tf.Tensor], vector: tf.Tensor
+) -> list[tf.Tensor]:
+    """The transposed Jacobian of each example times one vector.
+
+    Args:
+        tape: A tape that recorded how the output came about.
+        output: Shape `(batch_size, *features)`.
+        targets: What it depends on.
+        vector: Over the flattened features of the output, the same for every example.
+
+    Returns:
+        A tensor for each target, shaped like it, of the vector's type.
+    """
+    dtype = vector.dtype
+    half = output.dtype == tf.float16
+    scale = tf.cast(unit_scale([vector]), dtype) if half else tf.ones((), dtype)
+    cotangent = tf.broadcast_to(
+        tf.reshape(vector * scale, (1, *output.shape[1:])), tf.shape(output)
+    )
+    products = tape.gradient(
+        output,
+        list(targets),
+        output_gradients=tf.cast(cotangent, output.dtype),
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
+    return [tf.cast(product, dtype) / scale for product in products]

@@ -28,6 +28,8 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         bias: The variable of the bias, or None.
         matrix: The matrix that both belong to.
         rows_in_order: Whether the flattened features of `output` are its rows, one after the other.
+        used: 1 for each position that meets the weights, 0 for one that a mask skips, floats of
+            shape `(batch_size, shared)`; None if all do.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         self.matrix: WeightMatrix = mark.matrix
 
     rows_in_order: ClassVar[bool] = False
+    used: tf.Tensor | None = None
 
     @property
     def trainable(self) -> bool:
@@ -85,6 +88,12 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         if self.bias is None or not self.bias.trainable:
             return rows
         return tf.concat([rows, tf.ones_like(rows[..., :1])], axis=-1)
+
+    def used_or_ones(self) -> tf.Tensor:
+        """Which positions are used, as numbers in any case."""
+        if self.used is not None:
+            return self.used
+        return tf.ones(tf.shape(self.kernel_rows())[:2], self.output.dtype)
 
     def row_average(self, average: tf.Tensor, other: ParametrisedOperation) -> tf.Tensor:
         """An average over this output's features and another's, in the order of their rows.

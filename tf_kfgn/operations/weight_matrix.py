@@ -31,6 +31,28 @@ class AxisOrder:
         return tf.transpose(ordered, np.argsort(self.order))
 
 
+@dataclasses.dataclass(frozen=True)
+class RowOrder:
+    """How one row of a weight enters a matrix; its other rows belong to other matrices.
+
+    Attributes:
+        row: Which row.
+        rows: Rows of the weight.
+    """
+
+    row: int
+    rows: int
+
+    def apply(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The row."""
+        return tensor[self.row]
+
+    def undo(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The weight with zeros in its other rows: pieces of several matrices are added."""
+        place = tf.one_hot(self.row, self.rows, dtype=tensor.dtype)
+        return place[:, None] * tf.reshape(tensor, (1, -1))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightMatrix:
     """The joint weight matrix of a layer: the kernel's rows, the bias as the last row.
@@ -41,7 +63,8 @@ class WeightMatrix:
         out_features: Columns (of one group).
         groups: Number of matrices side by side, or None for a single one without that axis.
         kernel_order: Order of the kernel's axes; None if rows come first and columns last.
-        bias_order: Order of the bias's axes; None if they are groups and columns already.
+        bias_order: Order of the bias's axes; None if they are groups and columns already. Or
+            which row of a weight that holds the biases of several matrices.
         part: Which of several matrices of the layer this is, or None for its only one.
         diagonal_input: Whether A is diagonal by nature, as that of an embedding.
     """
@@ -51,7 +74,7 @@ class WeightMatrix:
     out_features: int
     groups: int | None = None
     kernel_order: AxisOrder | None = None
-    bias_order: AxisOrder | None = None
+    bias_order: AxisOrder | RowOrder | None = None
     part: str | None = None
     diagonal_input: bool = False
 
