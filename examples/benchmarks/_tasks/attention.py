@@ -12,6 +12,7 @@ LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 PATCH = 7
 TOKENS = (28 // PATCH) ** 2
 TEXT, SNIPPET = 32, 48  # characters, words
+NO_KFRA = {"kfra": "a product with the Jacobian for every output of attention: seconds an update"}
 
 
 @keras.saving.register_keras_serializable("everyday")
@@ -136,6 +137,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 256),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
     ),
     Task(
         "vit",
@@ -146,6 +148,8 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 256),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
+        left_out=NO_KFRA,
     ),
     Task(
         "character_transformer",
@@ -156,6 +160,8 @@ TASKS = (
         ERROR,
         batch_sizes=(16, 128),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
+        left_out=NO_KFRA,
     ),
     Task(
         "text_transformer",
@@ -166,6 +172,8 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 256),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
+        left_out=NO_KFRA,
     ),
     Task(
         "series_transformer",
@@ -176,5 +184,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 256),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
+        left_out=NO_KFRA,
     ),
 )

@@ -85,6 +85,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 1437),
         updates=(400, 200),
+        seconds=(5.0, 8.0),
     ),
     Task(
         "deep_relu_mlp",
@@ -95,6 +96,7 @@ TASKS = (
         ERROR,
         batch_sizes=(64, 1000),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
     ),
     Task(
         "diabetes",
@@ -105,6 +107,7 @@ TASKS = (
         SQUARED_ERROR,
         batch_sizes=(32, 353),
         updates=(300, 200),
+        seconds=(5.0, 8.0),
     ),
     Task(
         "breast_cancer",
@@ -115,6 +118,7 @@ TASKS = (
         PROBABILITY_ERROR,
         batch_sizes=(32, 455),
         updates=(300, 200),
+        seconds=(5.0, 8.0),
     ),
     Task(
         "wine",
@@ -125,6 +129,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 130),
         updates=(300, 200),
+        seconds=(5.0, 8.0),
     ),
     Task(
         "autoencoder",
@@ -135,6 +140,7 @@ TASKS = (
         PIXEL_ERROR,
         batch_sizes=(64, 500),
         updates=(100, 100),
+        seconds=(5.0, 8.0),
         left_out=NO_KFLR,
     ),
     Task(
@@ -146,6 +152,7 @@ TASKS = (
         SQUARED_ERROR,
         batch_sizes=(32, 1437),
         updates=(400, 200),
+        seconds=(5.0, 8.0),
     ),
     Task(
         "vae",
@@ -156,6 +163,7 @@ TASKS = (
         PIXEL_ERROR,
         batch_sizes=(64, 500),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
         loss_weight=float(PIXELS),
         left_out={**NO_KFLR, "kfra": "no rule for the sampling of a code"},
     ),

@@ -98,6 +98,7 @@ TASKS = (
         ONE_HOT_ERROR,
         batch_sizes=(32, 128),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
         left_out=NO_KFRA,
     ),
     Task(
@@ -109,6 +110,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 500),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
         left_out=NO_KFRA,
     ),
     Task(
@@ -120,6 +122,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 128),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
         left_out=NO_KFRA,
     ),
     Task(
@@ -131,6 +134,7 @@ TASKS = (
         SIGN_ERROR,
         batch_sizes=(16, 64),
         updates=(150, 100),
+        seconds=(5.0, 8.0),
         left_out={**NO_KFRA, "kflr": "a backward pass for each of 784 pixels"},
     ),
 )

@@ -41,6 +41,7 @@ TASKS = (
         SQUARED_ERROR,
         batch_sizes=(32, 256),
         updates=(200, 100),
+        seconds=(5.0, 8.0),
         left_out=NO_KFRA,
     ),
     Task(
@@ -52,6 +53,7 @@ TASKS = (
         ERROR,
         batch_sizes=(16, 128),
         updates=(150, 100),
+        seconds=(5.0, 8.0),
         left_out=NO_KFRA,
     ),
 )

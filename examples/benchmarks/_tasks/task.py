@@ -51,6 +51,7 @@ class Task:
         metric: Of the validation examples.
         batch_sizes: A small one, and a large one or the whole training set.
         updates: Of a run, for each batch size.
+        seconds: That so many updates of KFAC take on two cores, about, for an estimate.
         loss_weight: Factor of the loss.
         left_out: From a method's key to the reason why it is not run.
     """
@@ -63,6 +64,7 @@ class Task:
     metric: Metric
     batch_sizes: tuple[int, ...]
     updates: tuple[int, ...]
+    seconds: tuple[float, ...]
     loss_weight: float = 1.0
     left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
