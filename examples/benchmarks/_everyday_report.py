@@ -14,9 +14,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 HEADINGS = {"updates": "equal updates", "seconds": "equal seconds", "validation": "validation"}
+SHORT = {"updates": "upd.", "seconds": "sec.", "validation": "val."}
 BEST = "best of ours"
 FARTHEST = 10.0  # ratios beyond this are drawn at the edge of the figure
 
@@ -25,17 +27,18 @@ def print_rows(console: Console, rows: Sequence[Row], recommended: str) -> None:
     """Print the ratios, one row for a task and batch size."""
     table = Table(
         title="Ours / best first-order run: below 1 is won",
-        caption="medians over seeds; training objective at equal updates and at equal seconds,\n"
-        f"best validation metric; under a method the recommended one, {recommended.upper()}",
+        caption="medians over seeds; training objective at equal updates and at equal seconds, "
+        "best validation metric;\nthe best of ours on the left, then the recommended "
+        f"{recommended.upper()}; first-order: the best at equal updates / seconds",
     )
     table.add_column("task")
     table.add_column("batch", justify="right")
     table.add_column("best")
     for measure in MEASURES:
-        table.add_column(HEADINGS[measure], justify="right")
+        table.add_column(SHORT[measure], justify="right")
     for measure in MEASURES:
-        table.add_column(f"{recommended.upper()} {measure}", justify="right")
-    table.add_column("best first-order")
+        table.add_column(f"{recommended.upper()}\n{SHORT[measure]}", justify="right")
+    table.add_column("first-order", no_wrap=True)
     for row in rows:
         best = row.best or ""
         table.add_row(
@@ -44,9 +47,9 @@ def print_rows(console: Console, rows: Sequence[Row], recommended: str) -> None:
             best.upper(),
             *(_text(row.ratio(best, measure)) for measure in MEASURES),
             *(_text(row.ratio(recommended, measure)) for measure in MEASURES),
-            "; ".join(_champion(row, comparison) for comparison in ("updates", "seconds")),
+            "\n".join(_champion(row, comparison) for comparison in ("updates", "seconds")),
         )
-    console.print(table)
+    _print(console, table)
 
 
 def print_summary(console: Console, rows: Sequence[Row]) -> None:
@@ -72,7 +75,13 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
             *(str(line[name]) for name in ("runs", "failed", "diverged", "stalled")),
             f"{line['rejected']:.1f}",
         )
-    console.print(table)
+    _print(console, table)
+
+
+def _print(console: Console, table: Table) -> None:
+    """Print a table in full also where the console is narrow, as it is in a file."""
+    unlimited = console.options.update(max_width=1_000)
+    console.print(table, width=Measurement.get(console, unlimited, table).maximum, crop=False)
 
 
 def summarise(rows: Sequence[Row]) -> list[dict]:

@@ -45,17 +45,25 @@ class Trainer:
         self._model = task.make_model(seed=0)
         rate = method.learning_rates[0] if method.learning_rates else None
         task.compile(self._model, method.make_for(self._model, rate))
-        trace_update(self._model, self.batches(seed=0).take(1))
+        one = tf.data.experimental.assert_cardinality(1)  # else Keras looks for a second one
+        trace_update(self._model, self.batches(seed=0).take(1).apply(one))
         self._optimizer_start = _values(self._model.optimizer.variables)
         self._starts: dict[int, list[np.ndarray]] = {}
         self._measure = tf.function(self._objective_and_metric)
         self._refreshing = self._refreshing_callback()
 
     def batches(self, seed: int) -> tf.data.Dataset:
-        """Shuffled batches of full size, without end."""
+        """Shuffled batches of full size, without end, in an order that the seed alone gives."""
         count = len(self._train[0])
-        order = tf.data.Dataset.range(count).shuffle(count, seed=seed)
-        batches = order.batch(min(self._batch_size, count), drop_remainder=True).repeat()
+
+        def order(epoch: tf.Tensor) -> tf.data.Dataset:
+            places = tf.random.experimental.stateless_shuffle(
+                tf.range(count), seed=tf.stack([tf.constant(seed, tf.int64), epoch])
+            )
+            return tf.data.Dataset.from_tensor_slices(places)
+
+        places = tf.data.Dataset.range(UNLIMITED).flat_map(order)
+        batches = places.batch(min(self._batch_size, count), drop_remainder=True)
         options = tf.data.Options()
         options.autotune.enabled = False  # with it, an epoch can take seconds to end
         return (
@@ -127,7 +135,7 @@ class Trainer:
         """
         if seed not in self._starts:
             self._starts[seed] = _values(self._task.make_model(seed).variables)
-        self._model.fit(self.batches(seed).take(1), shuffle=False, verbose=0)
+        self._model.fit(self.batches(seed), steps_per_epoch=1, shuffle=False, verbose=0)
         _assign(self._model.variables, self._starts[seed])
         _assign(self._model.optimizer.variables, self._optimizer_start)
 
