@@ -189,7 +189,7 @@ def expected_seconds(plan: Plan, task: Task, batch_size: int) -> dict[str, float
     place = task.batch_sizes.index(batch_size)
     part = plan.updates(task, batch_size) / task.updates[place]
     ours = part * task.seconds[place]
-    measuring = 1.5
+    measuring = 1.0
     return {
         "ours": ours + measuring + 5,
         "updates": 0.4 * ours + measuring,

@@ -81,7 +81,8 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
 def _print(console: Console, table: Table) -> None:
     """Print a table in full also where the console is narrow, as it is in a file."""
     unlimited = console.options.update(max_width=1_000)
-    console.print(table, width=Measurement.get(console, unlimited, table).maximum, crop=False)
+    needed = Measurement.get(console, unlimited, table).maximum
+    Console(file=console.file, width=max(needed, console.width)).print(table)
 
 
 def summarise(rows: Sequence[Row]) -> list[dict]:

@@ -136,8 +136,8 @@ TASKS = (
         LOGITS,
         ERROR,
         batch_sizes=(32, 256),
-        updates=(200, 100),
-        seconds=(5.0, 8.0),
+        updates=(300, 150),
+        seconds=(2.3, 4.1),
     ),
     Task(
         "vit",
@@ -147,8 +147,8 @@ TASKS = (
         LOGITS,
         ERROR,
         batch_sizes=(32, 256),
-        updates=(200, 100),
-        seconds=(5.0, 8.0),
+        updates=(300, 100),
+        seconds=(3.6, 4.7),
         left_out=NO_KFRA,
     ),
     Task(
@@ -160,7 +160,7 @@ TASKS = (
         ERROR,
         batch_sizes=(16, 128),
         updates=(200, 100),
-        seconds=(5.0, 8.0),
+        seconds=(2.7, 5.5),
         left_out=NO_KFRA,
     ),
     Task(
@@ -171,8 +171,8 @@ TASKS = (
         keras.losses.SparseCategoricalCrossentropy(),
         ERROR,
         batch_sizes=(32, 256),
-        updates=(200, 100),
-        seconds=(5.0, 8.0),
+        updates=(300, 100),
+        seconds=(4.2, 8.0),
         left_out=NO_KFRA,
     ),
     Task(
@@ -184,7 +184,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 256),
         updates=(200, 100),
-        seconds=(5.0, 8.0),
+        seconds=(4.9, 8.0),
         left_out=NO_KFRA,
     ),
 )

@@ -85,7 +85,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 1437),
         updates=(400, 200),
-        seconds=(5.0, 8.0),
+        seconds=(1.0, 1.6),
     ),
     Task(
         "deep_relu_mlp",
@@ -95,8 +95,8 @@ TASKS = (
         LOGITS,
         ERROR,
         batch_sizes=(64, 1000),
-        updates=(200, 100),
-        seconds=(5.0, 8.0),
+        updates=(300, 150),
+        seconds=(2.2, 3.6),
     ),
     Task(
         "diabetes",
@@ -107,7 +107,7 @@ TASKS = (
         SQUARED_ERROR,
         batch_sizes=(32, 353),
         updates=(300, 200),
-        seconds=(5.0, 8.0),
+        seconds=(0.69, 0.56),
     ),
     Task(
         "breast_cancer",
@@ -118,7 +118,7 @@ TASKS = (
         PROBABILITY_ERROR,
         batch_sizes=(32, 455),
         updates=(300, 200),
-        seconds=(5.0, 8.0),
+        seconds=(0.75, 0.8),
     ),
     Task(
         "wine",
@@ -129,7 +129,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 130),
         updates=(300, 200),
-        seconds=(5.0, 8.0),
+        seconds=(0.75, 0.58),
     ),
     Task(
         "autoencoder",
@@ -140,7 +140,7 @@ TASKS = (
         PIXEL_ERROR,
         batch_sizes=(64, 500),
         updates=(100, 100),
-        seconds=(5.0, 8.0),
+        seconds=(10.0, 22.0),
         left_out=NO_KFLR,
     ),
     Task(
@@ -152,7 +152,7 @@ TASKS = (
         SQUARED_ERROR,
         batch_sizes=(32, 1437),
         updates=(400, 200),
-        seconds=(5.0, 8.0),
+        seconds=(1.8, 1.6),
     ),
     Task(
         "vae",
@@ -163,7 +163,7 @@ TASKS = (
         PIXEL_ERROR,
         batch_sizes=(64, 500),
         updates=(200, 100),
-        seconds=(5.0, 8.0),
+        seconds=(3.3, 3.8),
         loss_weight=float(PIXELS),
         left_out={**NO_KFLR, "kfra": "no rule for the sampling of a code"},
     ),

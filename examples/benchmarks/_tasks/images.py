@@ -97,8 +97,8 @@ TASKS = (
         keras.losses.CategoricalCrossentropy(),
         ONE_HOT_ERROR,
         batch_sizes=(32, 128),
-        updates=(200, 100),
-        seconds=(5.0, 8.0),
+        updates=(100, 100),
+        seconds=(6.3, 10.0),
         left_out=NO_KFRA,
     ),
     Task(
@@ -109,8 +109,8 @@ TASKS = (
         LOGITS,
         ERROR,
         batch_sizes=(32, 500),
-        updates=(200, 100),
-        seconds=(5.0, 8.0),
+        updates=(300, 100),
+        seconds=(2.6, 6.1),
         left_out=NO_KFRA,
     ),
     Task(
@@ -122,7 +122,7 @@ TASKS = (
         ERROR,
         batch_sizes=(32, 128),
         updates=(200, 100),
-        seconds=(5.0, 8.0),
+        seconds=(4.5, 6.8),
         left_out=NO_KFRA,
     ),
     Task(
@@ -134,7 +134,7 @@ TASKS = (
         SIGN_ERROR,
         batch_sizes=(16, 64),
         updates=(150, 100),
-        seconds=(5.0, 8.0),
+        seconds=(4.1, 8.7),
         left_out={**NO_KFRA, "kflr": "a backward pass for each of 784 pixels"},
     ),
 )

@@ -40,8 +40,8 @@ TASKS = (
         keras.losses.MeanSquaredError(),
         SQUARED_ERROR,
         batch_sizes=(32, 256),
-        updates=(200, 100),
-        seconds=(5.0, 8.0),
+        updates=(300, 150),
+        seconds=(3.4, 5.8),
         left_out=NO_KFRA,
     ),
     Task(
@@ -52,8 +52,8 @@ TASKS = (
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         ERROR,
         batch_sizes=(16, 128),
-        updates=(150, 100),
-        seconds=(5.0, 8.0),
+        updates=(200, 100),
+        seconds=(3.9, 7.4),
         left_out=NO_KFRA,
     ),
 )
