@@ -15,15 +15,18 @@ PIP_INSTALL = -m pip install -qq
 PACKAGE := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest lint docs clean
+.PHONY: help demo bench-everyday test test-oldest test-newest lint docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pip runs must not write into one environment
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.examples  ## train the autoencoder example on curves; results go to demo/
 	$(VENV)/bin/python examples/autoencoder.py --dataset curves --out demo
+
+bench-everyday: $(VENV)/.examples  ## compare with tuned first-order methods on everyday tasks; hours, goes on where it was ended
+	$(VENV)/bin/python examples/benchmarks/everyday.py --out everyday
 
 test: $(VENV)/.test $(VENV)/.examples  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
@@ -52,7 +55,7 @@ docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
 	$(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove the environments, caches, demo results and the built documentation
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find examples tests tf_kfgn -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file an environment, and one for each extra installed into it.

@@ -39,6 +39,21 @@ def adam(*learning_rates: float) -> Method:
     return Method("Adam", keras.optimizers.Adam, learning_rates)
 
 
+def adamw(*learning_rates: float) -> Method:
+    """Adam with decoupled weight decay, with the learning rates to try."""
+    return Method("AdamW", keras.optimizers.AdamW, learning_rates)
+
+
+def muon(*learning_rates: float) -> Method:
+    """Muon, with the learning rates to try; Keras has it from 3.11 on.
+
+    A layer named `outputs` is left to AdamW, as Keras' documentation has it.
+    """
+    return Method(
+        "Muon", lambda rate: keras.optimizers.Muon(rate, exclude_layers=["outputs"]), learning_rates
+    )
+
+
 def trace_update(model: keras.Model, batch: object) -> None:
     """Make one update, so that its function is compiled, and put every variable back.
 

@@ -12,7 +12,8 @@ def examples_on_path(monkeypatch):
     for needed in ("matplotlib", "rich"):
         pytest.importorskip(needed, reason="the extra `examples` is not installed")
     monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(FOLDER / "benchmarks")
     yield
     for name, module in list(sys.modules.items()):
-        if pathlib.Path(getattr(module, "__file__", None) or "").parent == FOLDER:
+        if FOLDER in pathlib.Path(getattr(module, "__file__", None) or "").parents:
             del sys.modules[name]

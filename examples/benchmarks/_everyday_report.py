@@ -1,0 +1,217 @@
+"""What the bench prints and writes: who won which task, by how much, and what went wrong."""
+
+from __future__ import annotations
+
+import csv
+import math
+import pathlib
+import statistics
+from collections.abc import Iterable, Sequence
+
+from _comparison import MEASURES, Row, share_won
+from _report import COLOURS, replacing
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+HEADINGS = {"updates": "equal updates", "seconds": "equal seconds", "validation": "validation"}
+SHORT = {"updates": "upd.", "seconds": "sec.", "validation": "val."}
+BEST = "best of ours"
+FARTHEST = 10.0  # ratios beyond this are drawn at the edge of the figure
+
+
+def print_rows(console: Console, rows: Sequence[Row], recommended: str) -> None:
+    """Print the ratios, one row for a task and batch size."""
+    table = Table(
+        title="Ours / best first-order run: below 1 is won",
+        caption="medians over seeds; training objective at equal updates and at equal seconds, "
+        "best validation metric;\nthe best of ours on the left, then the recommended "
+        f"{recommended.upper()}; first-order: the best at equal updates / seconds",
+    )
+    table.add_column("task")
+    table.add_column("batch", justify="right")
+    table.add_column("best")
+    for measure in MEASURES:
+        table.add_column(SHORT[measure], justify="right")
+    for measure in MEASURES:
+        table.add_column(f"{recommended.upper()}\n{SHORT[measure]}", justify="right")
+    table.add_column("first-order", no_wrap=True)
+    for row in rows:
+        best = row.best or ""
+        table.add_row(
+            row.task,
+            f"{row.batch_size:,}",
+            best.upper(),
+            *(_text(row.ratio(best, measure)) for measure in MEASURES),
+            *(_text(row.ratio(recommended, measure)) for measure in MEASURES),
+            "\n".join(_champion(row, comparison) for comparison in ("updates", "seconds")),
+        )
+    _print(console, table)
+
+
+def print_summary(console: Console, rows: Sequence[Row]) -> None:
+    """Print one row for each method of ours, and one for the best of them."""
+    table = Table(
+        title="Won / equal / lost, and the geometric mean of the ratios",
+        caption="failed: not finite, or an error; diverged: rose to twice its lowest objective;\n"
+        "stalled: no progress in the last half where Adam made some;\n"
+        "taken back: steps in the last half, mean over runs",
+    )
+    table.add_column("ours")
+    for measure in MEASURES:
+        table.add_column(HEADINGS[measure], justify="right")
+    for heading in ("runs", "failed", "diverged", "stalled", "taken back"):
+        table.add_column(heading, justify="right")
+    for line in summarise(rows):
+        table.add_row(
+            line["ours"].upper() if line["ours"] != BEST else BEST,
+            *(
+                "{} / {} / {}  ".format(*line[f"won_{measure}"]) + _text(line[f"mean_{measure}"])
+                for measure in MEASURES
+            ),
+            *(str(line[name]) for name in ("runs", "failed", "diverged", "stalled")),
+            f"{line['rejected']:.1f}",
+        )
+    _print(console, table)
+
+
+def _print(console: Console, table: Table) -> None:
+    """Print a table in full also where the console is narrow, as it is in a file."""
+    unlimited = console.options.update(max_width=1_000)
+    needed = Measurement.get(console, unlimited, table).maximum
+    Console(file=console.file, width=max(needed, console.width)).print(table)
+
+
+def summarise(rows: Sequence[Row]) -> list[dict]:
+    """The summary measures of each method of ours, and of the best on each task."""
+    methods = sorted({method for row in rows for method in row.ours})
+    return [
+        _summary(name, [(row, method) for row in rows if (method := chosen(row)) in row.ours])
+        for name, chosen in (
+            (BEST, lambda row: row.best),
+            *((method, lambda row, method=method: method) for method in methods),
+        )
+    ]
+
+
+def _summary(name: str, chosen: Sequence[tuple[Row, str]]) -> dict:
+    runs = [run for row, method in chosen for run in row.ours[method].runs]
+    line: dict = {
+        "ours": name,
+        "runs": len(runs),
+        "failed": sum(run.failed for run in runs),
+        "diverged": sum(run.diverged for run in runs),
+        "stalled": sum(row.stalled(method) for row, method in chosen),
+        "rejected": statistics.fmean([run.rejected for run in runs]) if runs else 0.0,
+    }
+    for measure in MEASURES:
+        ratios = [row.ratio(method, measure) for row, method in chosen]
+        line[f"won_{measure}"] = share_won(ratios)
+        line[f"mean_{measure}"] = _geometric_mean(ratios)
+    return line
+
+
+def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Path]:
+    """Write ratios and a figure of them; the paths of the two files."""
+    table, plot = folder / "everyday.csv", folder / "everyday.png"
+    with replacing(table) as partial, partial.open("w", newline="") as stream:
+        lines = csv.writer(stream)
+        states = ("objective", "metric", "seconds", "failed", "diverged", "stalled", "rejected")
+        lines.writerow(("task", "batch_size", "ours", "best", *MEASURES, *states))
+        for row in rows:
+            for method, group in row.ours.items():
+                lines.writerow(
+                    (
+                        row.task,
+                        row.batch_size,
+                        method,
+                        method == row.best,
+                        *(row.ratio(method, measure) for measure in MEASURES),
+                        group.objective,
+                        group.metric,
+                        group.seconds,
+                        sum(run.failed for run in group.runs),
+                        sum(run.diverged for run in group.runs),
+                        row.stalled(method),
+                        sum(run.rejected for run in group.runs),
+                    )
+                )
+    figure = draw(rows)
+    with replacing(plot) as partial:
+        figure.savefig(partial, format="png", dpi=150)
+    plt.close(figure)
+    return [table, plot]
+
+
+def draw(rows: Sequence[Row]) -> Figure:
+    """The ratio of each method of ours, a panel for each measure."""
+    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure, panels = plt.subplots(
+            1,
+            len(MEASURES),
+            figsize=(11, 1.6 + 0.24 * len(rows)),
+            sharey=True,
+            layout="constrained",
+        )
+        figure.suptitle(
+            "Ours / best first-order run; left of the line is won", x=0.01, ha="left", fontsize=11
+        )
+        for panel, measure in zip(panels, MEASURES, strict=True):
+            panel.axvline(1, color="0.4", linewidth=1)
+            for method, offset in (("kfac", -0.2), ("kflr", 0.0), ("kfra", 0.2)):
+                places = [
+                    (_inside(row.ratio(method, measure)), place + offset)
+                    for place, row in enumerate(rows)
+                    if not math.isnan(row.ratio(method, measure))
+                ]
+                if places:
+                    label = method.upper()
+                    panel.plot(
+                        *zip(*places, strict=True),
+                        "o",
+                        color=COLOURS[label],
+                        label=label,
+                        markersize=4,
+                    )
+            panel.set_xscale("log")
+            panel.set_xlim(0.9 / FARTHEST, 1.1 * FARTHEST)
+            panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.set_title(HEADINGS[measure], loc="left", fontsize=10)
+            panel.grid(axis="y", color="0.92")
+            panel.set_axisbelow(True)
+        panels[0].set_yticks(range(len(rows)), [f"{row.task}  {row.batch_size:,}" for row in rows])
+        panels[0].set_ylim(len(rows) - 0.4, -0.6)
+        handles, labels = panels[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="upper right", ncols=len(labels), frameon=False)
+    return figure
+
+
+def _champion(row: Row, comparison: str) -> str:
+    """The best first-order run, as "adam 0.003 cosine"."""
+    groups = row.finalists(comparison)
+    if not groups:
+        return "-"
+    method, rate, schedule = min(groups, key=lambda group: group.objective).candidate
+    return f"{method} {rate:g} {schedule}"
+
+
+def _geometric_mean(ratios: Iterable[float]) -> float:
+    """Of the ratios that are known, each no farther from 1 than the figure reaches."""
+    known = [math.log(_inside(ratio)) for ratio in ratios if not math.isnan(ratio)]
+    return math.exp(statistics.fmean(known)) if known else math.nan
+
+
+def _inside(ratio: float) -> float:
+    return min(max(ratio, 1 / FARTHEST), FARTHEST)
+
+
+def _text(ratio: float) -> str:
+    if math.isnan(ratio):
+        return "-"
+    return "failed" if math.isinf(ratio) else f"{ratio:#.3g}"

@@ -1,0 +1,406 @@
+"""The bench examples/benchmarks/everyday.py: its parts, and all of it on tiny tasks."""
+
+import importlib
+import json
+import math
+import pathlib
+import types
+
+import keras
+import numpy as np
+import pytest
+
+GENERATED_OR_SHIPPED = [
+    "digits_mlp",
+    "diabetes",
+    "breast_cancer",
+    "wine",
+    "digits_autoencoder",
+    "adding_lstm",
+    "character_gru",
+    "character_transformer",
+    "text_transformer",
+]
+
+
+@pytest.fixture
+def modules():
+    pytest.importorskip("sklearn")
+    names = ("_tasks", "_runs", "_search", "_trainer", "_comparison", "_bench", "everyday")
+    return types.SimpleNamespace(
+        **{name.lstrip("_"): importlib.import_module(name) for name in names}
+    )
+
+
+# Runs and where they are kept
+
+
+def key_of(modules, **values):
+    given = {"task": "wine", "batch_size": 32, "method": "adam", "learning_rate": 1e-3}
+    given |= {"schedule": "constant", "comparison": "updates", "horizon": 100.0, "seed": 0}
+    return modules.runs.Key(**{**given, **values})
+
+
+def run_of(modules, objectives, *, metric=0.1, rejected=0, **key):
+    """Measured every ten updates, a second each."""
+    points = [
+        modules.runs.Measurement(float(index), 10 * index, value, value, metric, math.nan, math.nan)
+        for index, value in enumerate(objectives)
+    ]
+    return modules.runs.Run(key_of(modules, **key), tuple(points), rejected)
+
+
+def ours(modules, objectives, method="kfac", **key):
+    return run_of(modules, objectives, method=method, learning_rate=None, label="defaults", **key)
+
+
+FALLING = [2.0, 1.0, 0.5, 0.4, 0.3, 0.25, 0.2, 0.18, 0.16, 0.14, 0.12]
+
+
+def test_a_store_gives_back_what_it_was_given(modules, tmp_path):
+    run = run_of(modules, [2.0, math.nan], rejected=3)
+    modules.runs.Store(tmp_path).add(run)
+    (again,) = modules.runs.Store(tmp_path)
+    assert again.key == run.key
+    assert again.rejected == 3
+    assert again.points[0] == pytest.approx(run.points[0], nan_ok=True)
+    assert again.failed
+    assert all(json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines())
+
+
+@pytest.mark.parametrize("kept", [1, 40, 300])
+def test_a_store_survives_a_kill_in_the_middle_of_a_line(modules, tmp_path, kept):
+    first, second = run_of(modules, FALLING), run_of(modules, FALLING, seed=1)
+    store = modules.runs.Store(tmp_path)
+    store.add(first)
+    store.add(second)
+    path = tmp_path / "runs.jsonl"
+    start = path.read_bytes().index(b"\n") + 1
+    path.write_bytes(path.read_bytes()[: start + kept])
+
+    store = modules.runs.Store(tmp_path)
+    assert [run.key for run in store] == [first.key]
+    store.add(second)
+    assert [run.key for run in modules.runs.Store(tmp_path)] == [first.key, second.key]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "failed", "diverged"),
+    [
+        (FALLING, False, False),
+        ([2.0, 1.0, math.nan], True, False),
+        ([*FALLING[:-1], 0.5], False, True),
+        ([2.0, 5.0, *FALLING[2:]], False, False),  # in the first tenth
+        ([2.0, *9 * [1e-4], 1e-3], False, False),  # nothing, against the start
+    ],
+)
+def test_a_run_knows_how_it_went(modules, objectives, failed, diverged):
+    run = run_of(modules, objectives)
+    assert (run.failed, run.diverged) == (failed, diverged)
+    assert math.isinf(run.objective) == failed
+
+
+def test_progress_in_the_last_half(modules):
+    assert run_of(modules, FALLING).late_progress == pytest.approx(1 - 0.12 / 0.25)
+    assert run_of(modules, [*FALLING[:6], *5 * [0.3]]).late_progress == 0
+
+
+# The search
+
+
+def outcomes_with_best_at(modules, rate, schedule="cosine"):
+    """The objective is the distance of a rate in decades; one schedule is a little better."""
+    tried = []
+
+    def outcome(candidate):
+        tried.append(candidate)
+        distance = abs(math.log10(candidate.learning_rate / rate))
+        return modules.search.Outcome(distance + 0.01 * (candidate.schedule != schedule), 0.5)
+
+    return outcome, tried
+
+
+@pytest.mark.parametrize(
+    ("best", "added"),
+    [(1e-3, []), (3e-2, [0.1]), (0.1, [0.1, 0.3]), (10.0, [0.1, 0.3]), (1e-6, [1e-4, 3e-5])],
+)
+def test_a_grid_is_widened_until_the_best_is_inside_at_most_twice(modules, best, added):
+    outcome, tried = outcomes_with_best_at(modules, best)
+    grid = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    found = modules.search.search("adam", grid, outcome, widenings=2)
+    rates = list(dict.fromkeys(candidate.learning_rate for candidate in tried))
+    assert rates == [*grid, *added]
+    assert len(tried) == len(found) == 2 * len(rates)
+    best_found = min(found, key=lambda candidate: found[candidate].objective)
+    assert best_found.schedule == "cosine"
+
+
+def test_a_grid_where_nothing_is_finite_is_widened_downwards(modules):
+    tried = []
+
+    def outcome(candidate):
+        tried.append(candidate.learning_rate)
+        return modules.search.Outcome(math.inf, math.inf)
+
+    modules.search.search("adam", (1e-3, 1e-2), outcome, widenings=1)
+    assert set(tried) == {1e-3, 1e-2, 3e-4}
+
+
+def test_finalists_are_the_two_lowest_and_the_best_to_validate(modules):
+    Candidate, Outcome = modules.search.Candidate, modules.search.Outcome
+    values = {1e-3: Outcome(1.0, 0.5), 3e-3: Outcome(0.5, 0.4), 1e-2: Outcome(0.7, 0.3)}
+    values[3e-2] = Outcome(2.0, 0.1)
+    outcomes = {Candidate("adam", rate): outcome for rate, outcome in values.items()}
+    rates = [candidate.learning_rate for candidate in modules.search.finalists(outcomes)]
+    assert rates == [3e-3, 1e-2, 3e-2]
+
+
+def test_cosine_falls_to_nothing(modules):
+    cosine = modules.search.SCHEDULES["cosine"]
+    assert [cosine(part) for part in (0.0, 0.5, 1.0, 1.2)] == pytest.approx([1, 0.5, 0, 0])
+
+
+# The comparison
+
+
+def compare(modules, tmp_path, runs, updates=100):
+    store = modules.runs.Store(tmp_path)
+    for run in runs:
+        store.add(run)
+    return modules.comparison.compare(store, "defaults", {("wine", 32): updates})
+
+
+def at_seconds(modules, objectives, horizon, **key):
+    return run_of(modules, objectives, comparison="seconds", horizon=horizon, **key)
+
+
+def test_a_row_compares_medians_of_those_with_all_seeds(modules, tmp_path):
+    runs = [
+        *(ours(modules, [2.0, *10 * [end]], seed=s) for s, end in enumerate((0.1, 0.2, 9.0))),
+        *(ours(modules, [2.0, *10 * [1.0]], "kflr", seed=s) for s in range(3)),
+        *(run_of(modules, [2.0, *10 * [end]], seed=s) for s, end in enumerate((0.3, 0.4, 0.5))),
+        run_of(modules, [2.0, *10 * [1e-6]], learning_rate=1.0),  # lucky, with one seed
+        at_seconds(modules, [2.0, 0.1], 10.5, metric=0.2),
+        at_seconds(modules, [2.0, 1e-6], 20.0),  # other seconds
+    ]
+    (row,) = compare(modules, tmp_path, runs)
+    assert row.best == "kfac"
+    assert row.seconds == 10.0
+    assert row.ratio("kfac", "updates") == pytest.approx(0.2 / 0.4, rel=1e-4)
+    assert row.ratio("kflr", "updates") == pytest.approx(1 / 0.4, rel=1e-4)
+    assert row.ratio("kfac", "seconds") == pytest.approx(0.2 / 0.1, rel=1e-4)
+    assert row.ratio("kfac", "validation") == pytest.approx(1.0)
+    assert math.isnan(row.ratio("kfra", "updates"))
+
+
+def test_at_equal_seconds_a_slower_method_is_read_within_the_time(modules, tmp_path):
+    slow = ours(modules, FALLING, "kflr")
+    fast = ours(modules, [2.0, *10 * [0.1]])
+    fast = modules.runs.Run(
+        fast.key, tuple(point._replace(seconds=point.seconds / 2) for point in fast.points)
+    )
+    theirs = at_seconds(modules, [2.0, 0.2], 5.0)
+    (row,) = compare(modules, tmp_path, [slow, fast, theirs])
+    assert row.ratio("kflr", "seconds") == pytest.approx(FALLING[5] / 0.2, rel=1e-4)
+
+
+def test_a_run_that_stands_still_while_adam_moves_has_stalled(modules, tmp_path):
+    still = [2.0, *10 * [0.5]]
+    runs = [ours(modules, still), ours(modules, FALLING, seed=1), run_of(modules, FALLING)]
+    (row,) = compare(modules, tmp_path, runs)
+    assert row.stalled("kfac") == 1
+    (tmp_path / "other").mkdir()
+    (row,) = compare(modules, tmp_path / "other", [ours(modules, still), run_of(modules, still)])
+    assert row.stalled("kfac") == 0
+
+
+def test_won_equal_and_lost(modules):
+    ratios = [0.5, 0.99, 1.01, 1.5, math.inf, 0.0, math.nan]
+    assert modules.comparison.share_won(ratios) == (2, 2, 2)
+
+
+def test_what_failed_is_lost_and_counted(modules, tmp_path):
+    report = importlib.import_module("_everyday_report")
+    error = modules.runs.Run(ours(modules, FALLING).key, (), error="ValueError: no rule")
+    rows = compare(modules, tmp_path, [error, run_of(modules, FALLING)])
+    best, kfac = report.summarise(rows)
+    assert best["failed"] == kfac["failed"] == 1
+    assert kfac["won_updates"] == (0, 0, 1)
+    assert all(path.stat().st_size for path in report.write_results(tmp_path, rows))
+
+
+# Tasks
+
+
+@pytest.mark.parametrize("name", GENERATED_OR_SHIPPED)
+def test_a_task_has_what_it_says(modules, name):
+    task = modules.tasks.TASKS[name]
+    model = task.make_model(seed=1)
+    (x, y), (x_validation, y_validation) = task.data()
+    assert len(x) == len(y) >= max(task.batch_sizes)
+    assert len(task.batch_sizes) == len(task.updates) == len(task.seconds) == 2
+    assert x.shape[1:] == x_validation.shape[1:] and y.shape[1:] == y_validation.shape[1:]
+    task.compile(model, keras.optimizers.SGD(0.0))
+    objective, outputs = task.objective(model, x[:64], y[:64])
+    assert float(objective) == pytest.approx(
+        model.evaluate(x[:64], y[:64], batch_size=64, verbose=0), rel=1e-5
+    )
+    assert float(keras.ops.mean(task.metric.values(y[:64], outputs))) >= 0
+    for one, other in zip(model.variables, task.make_model(seed=1).variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert any(
+        np.any(np.asarray(one) != np.asarray(other))
+        for one, other in zip(model.variables, task.make_model(seed=2).variables, strict=True)
+    )
+
+
+def test_fashion_mnist_is_read_from_the_folder_that_a_variable_names(
+    modules, tmp_path, monkeypatch
+):
+    data = importlib.import_module("_tasks.data")
+    monkeypatch.setenv(data.FASHION_VARIABLE, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=tmp_path.name):
+        data.fashion()
+
+
+def test_a_task_without_its_data_is_left_out(modules, tmp_path, monkeypatch, capsys):
+    data = importlib.import_module("_tasks.data")
+    monkeypatch.setenv(data.FASHION_VARIABLE, str(tmp_path))
+    arguments = ["--tasks", "vit", "--methods", "adam", "--out", str(tmp_path / "out")]
+    assert modules.everyday.main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "left out: vit" in captured.out
+    assert "no runs of these tasks" in captured.err
+
+
+# Training
+
+
+@pytest.fixture
+def trainer(modules):
+    def make(name="wine", method="adam", batch_size=32):
+        methods = importlib.import_module("_methods")
+        chosen = methods.adam(1e-3) if method == "adam" else methods.GAUSS_NEWTON[method]
+        return modules.trainer.Trainer(modules.tasks.TASKS[name], batch_size, chosen)
+
+    return make
+
+
+def limit(updates):
+    return importlib.import_module("_stopwatch").Limit(updates=updates)
+
+
+def objectives(points):
+    return [point.objective for point in points]
+
+
+@pytest.mark.parametrize(("name", "method"), [("wine", "kfac"), ("breast_cancer", "adam")])
+def test_a_run_leaves_nothing_behind_for_the_next(trainer, name, method):
+    shared = trainer(name, method)
+    rate = {"adam": 1e-2}.get(method)
+    first, _ = shared.run(0, limit(5), rate)
+    other, _ = shared.run(1, limit(7), None if rate is None else 0.3, "cosine")
+    again, _ = shared.run(0, limit(5), rate)
+    np.testing.assert_allclose(objectives(again), objectives(first), rtol=1e-6)
+    fresh, _ = trainer(name, method).run(1, limit(7), None if rate is None else 0.3, "cosine")
+    np.testing.assert_allclose(objectives(other), objectives(fresh), rtol=1e-4)
+    assert objectives(other)[0] != objectives(first)[0]
+
+
+def test_the_learning_rate_is_that_of_the_run(trainer):
+    shared = trainer()
+    slow, _ = shared.run(0, limit(10), 1e-7)
+    fast, _ = shared.run(0, limit(10), 1e-2)
+    assert slow[-1].objective == pytest.approx(slow[0].objective, rel=1e-4)
+    assert fast[-1].objective < 0.9 * fast[0].objective
+
+
+def test_the_cosine_runs_over_the_limit(trainer, monkeypatch):
+    shared = trainer()
+    rates = []
+    shared.run(
+        0,
+        limit(4),
+        1.0,
+        "cosine",
+        show=lambda part, point: rates.append(float(shared._model.optimizer.learning_rate)),
+    )
+    assert rates == pytest.approx([(1 + math.cos(math.pi * k / 4)) / 2 for k in (1, 2, 3, 4)])
+
+
+# All of it
+
+
+def test_the_smoke_runs_is_resumed_and_reports(modules, tmp_path, capsys):
+    arguments = ["--smoke", "--tasks", "wine", "--out", str(tmp_path)]
+    assert modules.everyday.main(arguments) == 0
+    printed = capsys.readouterr().out
+    for text in ("about", "Ours / best first-order run", "Won / equal / lost", "KFAC"):
+        assert text in printed
+    runs = list(modules.runs.Store(tmp_path))
+    assert {run.key.method for run in runs} == {"kfac", "adam"}
+    assert {run.key.seed for run in runs} == {0, 1}
+    of_ours = [run for run in runs if run.key.method == "kfac"]
+    assert [run.points[-1].updates for run in of_ours] == [12, 12]
+    (horizon,) = {run.key.horizon for run in runs if run.key.comparison == "seconds"}
+    assert horizon == pytest.approx(np.median([r.points[-1].seconds for r in of_ours]), rel=1e-2)
+
+    # Killed: the last runs were not made, one of them in the middle of being written.
+    path = pathlib.Path(tmp_path, "runs.jsonl")
+    whole = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(whole[:-3]) + whole[-3][:50])
+    assert modules.everyday.main(arguments) == 0
+    assert len(list(modules.runs.Store(tmp_path))) == len(runs)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert lines[: len(whole) - 3] == whole[:-3]
+
+    capsys.readouterr()
+    before = path.read_bytes()
+    assert modules.everyday.main([*arguments, "--report"]) == 0
+    assert path.read_bytes() == before
+    assert "wine" in capsys.readouterr().out
+    assert (tmp_path / "everyday.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "everyday.csv").read_text().count("\n") == 2
+
+
+def test_without_ours_seconds_are_compared_only_if_they_are_given(modules, tmp_path, capsys):
+    arguments = ["--smoke", "--tasks", "wine", "--methods", "adam", "--out", str(tmp_path)]
+    assert modules.everyday.main(arguments) == 0
+    assert "pass --seconds" in " ".join(capsys.readouterr().out.split())
+    assert {run.key.comparison for run in modules.runs.Store(tmp_path)} == {"updates"}
+    assert modules.everyday.main([*arguments, "--seconds", "0.05"]) == 0
+    timed = [run for run in modules.runs.Store(tmp_path) if run.key.comparison == "seconds"]
+    assert all(run.points[-1].seconds >= 0.05 for run in timed)
+
+
+def test_a_method_that_fails_is_kept_as_that(modules, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("no rule for this layer")
+
+    monkeypatch.setattr(modules.bench, "Trainer", fail)
+    arguments = ["--smoke", "--tasks", "wine", "--methods", "kfac", "--out", str(tmp_path)]
+    assert modules.everyday.main(arguments) == 0
+    assert {run.error for run in modules.runs.Store(tmp_path)} == {
+        "ValueError: no rule for this layer"
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--tasks", "imagenet"], "invalid choice: 'imagenet'"),
+        (["--methods", "lbfgs"], "invalid choice: 'lbfgs'"),
+        (["--seconds", "0"], "--seconds: must be a positive number, received '0'"),
+        (["--label", ""], "--label must not be empty"),
+    ],
+)
+def test_refuses_arguments_that_make_no_sense(modules, arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as error:
+        modules.everyday.main(arguments)
+    assert error.value.code == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_folder_without_runs_has_no_report(modules, tmp_path, capsys):
+    assert modules.everyday.main(["--report", "--out", str(tmp_path)]) == 1
+    assert "has no runs of these tasks yet" in capsys.readouterr().err
