@@ -12,7 +12,8 @@ class NumpyKFRA:
     """KFRA for dense layers with joint weights `W` of shape (in + 1, out), bias last."""
 
     def __init__(self, weights, l2, damping, min_damping, damping_decay=0.95, damping_period=3,
-                 gradient_decay=0.9, curvature_decay=0.9, factor_period=2, inverse_period=4):  # fmt: skip
+                 gradient_decay=0.9, curvature_decay=0.9,
+                 factor_period=2, inverse_period=4):  # fmt: skip
         self.W = [np.array(w) for w in weights]
         self.l2 = l2
         self.tau, self.floor = damping, min_damping

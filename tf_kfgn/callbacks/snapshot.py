@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_kfgn.optimizers import GaussNewton
-from tf_kfgn.optimizers.comparison import comparison_due
 from tf_kfgn.optimizers.curvature import factors_due
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.settings import Settings
@@ -39,7 +38,7 @@ class Parts(NamedTuple):
     Attributes:
         factors: Whether new factors were estimated.
         inverses: Whether the damped factors were inverted.
-        comparison: Whether actual and predicted change were compared.
+        comparison: Whether the objective was measured once more, after the step or before the last.
     """
 
     factors: bool
@@ -58,12 +57,11 @@ def parts_between(before: Snapshot, after: Snapshot, settings: Settings) -> Part
     old, new = before.scalars, after.scalars
     if after.iteration != before.iteration + 1 or new.nonfinite_steps > old.nonfinite_steps:
         return None
-    memory, period = Memory([], [], old), settings.damping_period
-    compared = period is not None and comparison_due(settings, memory, before.iteration)
+    memory = Memory([], [], old, [])
     return Parts(
         factors=bool(factors_due(settings, memory, before.iteration)),
         inverses=new.inverse_age == 1 or new.failed_inversions > old.failed_inversions,
-        comparison=bool(compared),
+        comparison=new.comparisons > old.comparisons,
     )
 
 

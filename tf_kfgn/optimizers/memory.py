@@ -33,6 +33,7 @@ class Scalars(NamedTuple):
         rejected_steps: Updates that left the weights as they were.
         nonfinite_steps: Those among them that were not finite, or led to an objective that was not.
         failed_inversions: Blocks that kept their last good inverse, summed over updates.
+        comparisons: Updates that took one more forward pass.
     """
 
     damping: Any
@@ -53,6 +54,7 @@ class Scalars(NamedTuple):
     rejected_steps: Any
     nonfinite_steps: Any
     failed_inversions: Any
+    comparisons: Any
 
 
 class Memory(NamedTuple):

@@ -33,7 +33,7 @@ def known_objective(batch: Batch, dtype: tf.DType) -> tf.Tensor | None:
 
 
 def with_usual_objective(memory: Memory, objective: tf.Tensor) -> Memory:
-    """Mix an objective into the usual one: the mean of its logarithm, which one outlier moves little.
+    """Mix an objective into the usual one: a geometric mean, which an outlier moves little.
 
     Args:
         memory: The optimizer's memory.

@@ -81,23 +81,27 @@ def propose(
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
         coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
         step = combined(learning_rate * coefficients, direction, previous)
-        return Proposal(step, coefficients, *[tf.constant(math.nan, dtype)] * 5, mean_gradient)
+        unknown = tf.constant(math.nan, dtype)
+        return Proposal(
+            step, coefficients, unknown, unknown, unknown, unknown, unknown, mean_gradient
+        )
 
     # Near convergence the squares of a direction would underflow. Powers of two change no digit.
     scales = tf.stack([tf.cast(unit_scale(d), dtype) for d in (direction, previous)])
-    direction, previous = (scaled(d, s) for d, s in zip((direction, previous), tf.unstack(scales)))
+    direction, previous = scaled(direction, scales[0]), scaled(previous, scales[1])
     slope = tf.stack([dot(gradient, direction), dot(batch.gradient, previous)])
     dampings = layout.dampings(scalars.damping)
     model = quadratic_model(batch.tape, layout.variables, slope, (direction, previous), dampings)
     model = model._replace(curvature=replicas.mean(model.curvature))
     alpha, mu = (
         None if fixed is None else fixed / scale
-        for fixed, scale in zip((settings.step_size, settings.momentum), tf.unstack(scales))
+        for fixed, scale in ((settings.step_size, scales[0]), (settings.momentum, scales[1]))
     )
     chosen = minimise(model, alpha, mu, MOST_MOMENTUM / scales[1])
     coefficients = learning_rate * chosen
-    if settings.chooses_step:
-        coefficients = within_bounds(model, coefficients, room)
+    if settings.chooses_step:  # a rate below 1 shortens what is within bounds
+        longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
+        coefficients = tf.minimum(learning_rate, 1) * longest
     own = batch.gradient if batch.own_gradient is None else batch.own_gradient
     own_model = model._replace(slope=slopes(own, (direction, previous)))
     undamped = model._replace(damping=tf.zeros_like(model.damping))

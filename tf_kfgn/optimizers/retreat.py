@@ -49,7 +49,7 @@ def is_much_better(back: tf.Tensor, here: tf.Tensor) -> tf.Tensor:
 
 
 def with_retreat(memory: Memory, retreats: tf.Tensor) -> Memory:
-    """Where the weights went back: more damping, and every step compared until one is predicted well.
+    """Where the weights went back: more damping, and comparisons until one step is predicted well.
 
     Args:
         memory: The optimizer's memory.

@@ -127,7 +127,8 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     finite &= tf.math.is_finite(actual) | ~due
     replicas.store(layout.variables, select(retreats, back, select(taken, new, old)))
     memory = with_step(settings, memory, proposal, taken & ~retreats, finite, objective)
-    return with_retreat(memory, retreats)
+    comparisons = memory.scalars.comparisons + tf.cast(due | astray, tf.int64)
+    return with_retreat(memory.with_scalars(comparisons=comparisons), retreats)
 
 
 def with_step(

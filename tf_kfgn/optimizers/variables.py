@@ -22,6 +22,7 @@ _COUNTERS = {
     "rejected_steps",
     "nonfinite_steps",
     "failed_inversions",
+    "comparisons",
 }
 
 
