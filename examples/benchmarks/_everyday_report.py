@@ -119,7 +119,15 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
     table, plot = folder / "everyday.csv", folder / "everyday.png"
     with replacing(table) as partial, partial.open("w", newline="") as stream:
         lines = csv.writer(stream)
-        states = ("objective", "metric", "seconds", "failed", "diverged", "stalled", "rejected")
+        states = (
+            "objective",
+            "metric",
+            "training_seconds",
+            "failed",
+            "diverged",
+            "stalled",
+            "rejected",
+        )
         theirs = ("first_order_updates", "first_order_seconds")  # their objectives
         lines.writerow(("task", "batch_size", "ours", "best", *MEASURES, *states, *theirs))
         for row in rows:
