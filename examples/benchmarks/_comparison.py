@@ -17,7 +17,7 @@ LITTLE, MUCH = (
     0.01,
     0.05,
 )  # progress in the last half: stalled is less than this while Adam makes more
-OBJECTIVE_FLOOR = 1e-6  # of the objective at the start
+OBJECTIVE_FLOOR = 1e-4  # of the objective at the start: two that are far below it count as equal
 METRIC_FLOOR = 5e-4  # half an example in a thousand
 
 
@@ -94,6 +94,10 @@ class Row:
         most = max((len(group.runs) for group in groups), default=0)
         return [group for group in groups if len(group.runs) == most]
 
+    def lowest_objective(self, comparison: str) -> float:
+        """Of the finalists; NaN if there are none."""
+        return min((group.objective for group in self.finalists(comparison)), default=math.nan)
+
     def ratio(self, method: str, measure: str) -> float:
         """Of ours to the best first-order run: below 1 is won, NaN is not known.
 
@@ -123,7 +127,7 @@ class Row:
         return sum(
             run.late_progress < LITTLE and run.objective > adam.objective
             for run in self.ours[method].runs
-            if not run.failed and adam.late_progress > MUCH
+            if not (run.failed or run.diverged) and adam.late_progress > MUCH
         )
 
 

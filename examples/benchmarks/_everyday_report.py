@@ -119,8 +119,17 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
     table, plot = folder / "everyday.csv", folder / "everyday.png"
     with replacing(table) as partial, partial.open("w", newline="") as stream:
         lines = csv.writer(stream)
-        states = ("objective", "metric", "seconds", "failed", "diverged", "stalled", "rejected")
-        lines.writerow(("task", "batch_size", "ours", "best", *MEASURES, *states))
+        states = (
+            "objective",
+            "metric",
+            "training_seconds",
+            "failed",
+            "diverged",
+            "stalled",
+            "rejected",
+        )
+        theirs = ("first_order_updates", "first_order_seconds")  # their objectives
+        lines.writerow(("task", "batch_size", "ours", "best", *MEASURES, *states, *theirs))
         for row in rows:
             for method, group in row.ours.items():
                 lines.writerow(
@@ -137,6 +146,8 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
                         sum(run.diverged for run in group.runs),
                         row.stalled(method),
                         sum(run.rejected for run in group.runs),
+                        row.lowest_objective("updates"),
+                        row.lowest_objective("seconds"),
                     )
                 )
     figure = draw(rows)

@@ -186,9 +186,9 @@ def test_a_row_compares_medians_of_those_with_all_seeds(modules, tmp_path):
     (row,) = compare(modules, tmp_path, runs)
     assert row.best == "kfac"
     assert row.seconds == 10.0
-    assert row.ratio("kfac", "updates") == pytest.approx(0.2 / 0.4, rel=1e-4)
-    assert row.ratio("kflr", "updates") == pytest.approx(1 / 0.4, rel=1e-4)
-    assert row.ratio("kfac", "seconds") == pytest.approx(0.2 / 0.1, rel=1e-4)
+    assert row.ratio("kfac", "updates") == pytest.approx(0.2 / 0.4, rel=2e-3)
+    assert row.ratio("kflr", "updates") == pytest.approx(1 / 0.4, rel=2e-3)
+    assert row.ratio("kfac", "seconds") == pytest.approx(0.2 / 0.1, rel=2e-3)
     assert row.ratio("kfac", "validation") == pytest.approx(1.0)
     assert math.isnan(row.ratio("kfra", "updates"))
 
@@ -201,7 +201,7 @@ def test_at_equal_seconds_a_slower_method_is_read_within_the_time(modules, tmp_p
     )
     theirs = at_seconds(modules, [2.0, 0.2], 5.0)
     (row,) = compare(modules, tmp_path, [slow, fast, theirs])
-    assert row.ratio("kflr", "seconds") == pytest.approx(FALLING[5] / 0.2, rel=1e-4)
+    assert row.ratio("kflr", "seconds") == pytest.approx(FALLING[5] / 0.2, rel=2e-3)
 
 
 def test_a_run_that_stands_still_while_adam_moves_has_stalled(modules, tmp_path):
@@ -311,7 +311,7 @@ def test_the_learning_rate_is_that_of_the_run(trainer):
     shared = trainer()
     slow, _ = shared.run(0, limit(10), 1e-7)
     fast, _ = shared.run(0, limit(10), 1e-2)
-    assert slow[-1].objective == pytest.approx(slow[0].objective, rel=1e-4)
+    assert slow[-1].objective == pytest.approx(slow[0].objective, rel=2e-3)
     assert fast[-1].objective < 0.9 * fast[0].objective
 
 
