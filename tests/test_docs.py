@@ -110,6 +110,21 @@ def test_the_code_of_index(page, tmp_path, capsys):
     assert [p.shape for p in page["product"]] == [(6, 3), (3,)]
 
 
+def test_the_code_of_troubleshooting(page, capsys):
+    x, y = regression(6, 3)
+    model = network(6, 4, 3)
+    tf_kfgn.enable_curvature(model)
+    model.compile(tf_kfgn.KFAC(), "mse")
+    page.run(model=model, x=x, y=y)
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if "ms/" not in line]
+    assert names[-5:-2] == ["damping", "step_size", "noise_ratio"]
+    page.run()
+    for name in ("noisy", "whole_data_set", "as_with_sgd", "chosen_by_the_model"):
+        model.compile(page[name], "mse")
+        losses = model.fit(x, y, epochs=3, verbose=0).history["loss"]
+        assert losses[-1] < losses[0]
+
+
 def test_the_code_of_choosing(page, capsys):
     x, y = regression(6, 3)
     page.run(model=network(6, 4, 3), x=x)

@@ -115,6 +115,19 @@ class Stateful(HookedOptimizer):
         return self._scalar("noise_ratio")
 
     @property
+    def fresh_slope(self) -> Any:
+        """`g^T δ₀` of the last update: the slope of the step before on a batch unlike its own.
+
+        A scalar variable. Negative where that step should have been longer.
+        """
+        return self._scalar("fresh_slope")
+
+    @property
+    def comparisons(self) -> Any:
+        """Updates that measured the objective once more, a scalar variable."""
+        return self._scalar("comparisons")
+
+    @property
     def rejected_steps(self) -> Any:
         """Updates that left the weights as they were, a scalar variable."""
         return self._scalar("rejected_steps")
