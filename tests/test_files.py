@@ -79,7 +79,7 @@ def test_there_is_a_file_of_each_optimizer():
 
 
 @pytest.mark.parametrize("stem", PINNED)
-def test_a_file_of_an_older_version_continues_as_it_did_then(stem):
+def test_a_file_of_an_older_version_continues_with_its_curvature(stem):
     expected = np.load(SAVED / f"{stem}.npz")
     model = keras.models.load_model(SAVED / f"{stem}.keras")
     assert int(model.optimizer._iterations) == 5
