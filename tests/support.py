@@ -111,7 +111,7 @@ FEATURES = {
     ),
     "`tf.train.CheckpointManager`": "test_files.py::test_a_checkpoint_manager_rotates_and_restores",
     "files of version 0.1.0": (
-        "test_files.py::test_a_file_of_an_older_version_continues_as_it_did_then"
+        "test_files.py::test_a_file_of_an_older_version_continues_with_its_curvature"
     ),
     "`get_config`, `from_config`": (
         _CONVENTIONS + "a_configuration_makes_the_same_optimizer_again"
