@@ -174,11 +174,13 @@ def adam(*args, because, **kwargs):
     return found
 
 
-def test_adam_for_embeddings_recurrent_layers_and_huge_vocabularies():
+def test_adam_for_embeddings_cells_and_huge_vocabularies():
     because = "of the weights have no pair of full Kronecker factors"
     assert adam(text(), "mse", batch_size=500, because=because).method == "KFRA"
+    cell = keras.Sequential([keras.Input((5, 8)), layers.RNN(layers.LSTMCell(32)), layers.Dense(2)])
+    adam(cell, "mse", batch_size=500, because=because)
     lstm = keras.Sequential([keras.Input((5, 8)), layers.LSTM(32), layers.Dense(2)])
-    adam(lstm, "mse", batch_size=500, because=because)
+    assert tf_kfgn.recommend(lstm, "mse", batch_size=500).name != "Adam"
     adam(mlp(8, 16, 5000), CLASSES, batch_size=500, because=because)
     assert tf_kfgn.recommend(transformer(), CLASSES, batch_size=500).name == "KFAC"
 

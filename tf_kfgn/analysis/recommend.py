@@ -62,9 +62,9 @@ def recommend(
 
     Adam is recommended if the loss has no curvature or no method can be used; if more than half of
     the weights have no pair of full Kronecker factors, so that their curvature is near a diagonal
-    (embeddings, output layers over huge vocabularies, recurrent layers); for batches of fewer than
-    50 examples, 100 with dropout, or 250 with batch normalisation; and if the cheapest update takes
-    more than 20 gradients.
+    (embeddings, output layers over huge vocabularies, cells of one's own); for batches of fewer
+    than 50 examples, 100 with dropout, or 250 with batch normalisation; and if the cheapest update
+    takes more than 20 gradients.
 
     The counts, against measured CPU time, are in docs/choosing.md, as is where the other numbers
     come from; `examples/benchmarks/method_cost.py` measures them anew.

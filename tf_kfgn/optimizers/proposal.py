@@ -22,15 +22,15 @@ from tf_kfgn.optimizers.step_size import Vector, dot, minimise, quadratic_model,
 
 
 class Proposal(NamedTuple):
-    """A step that has not been taken yet; without a tape what is predicted is NaN.
+    """A step that has not been taken yet; without a tape nothing is predicted.
 
     Attributes:
         step: δ, one tensor for each variable.
         coefficients: α and μ, shape `(2,)`; the learning rate is in the step only.
-        change: M(δ), the change of this batch's own objective that the model predicts.
-        curved: `1/2 δ^T (C + τ + η) δ`, the part of it that is not the slope's.
-        own_curvature: `δ^T C δ` on this batch.
-        fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before.
+        change: M(δ), the change of this batch's own objective that the model predicts; or NaN.
+        curved: `1/2 δ^T (C + τ + η) δ`, the part of it that is not the slope's; or 0.
+        own_curvature: `δ^T C δ` on this batch; or 0.
+        fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before; or NaN.
         fresh_slope: `g^T δ₀`, likewise.
         mean_gradient: ḡ, with this batch's gradient in it; empty where no average is kept.
     """
@@ -76,14 +76,19 @@ def propose(
         gradient = averaged_gradient(settings, memory, gradient)
     preconditioned = collection.precondition(layout.blocks, memory.blocks, gradient)
     direction = zero_unless(batch.moving, [-tensor for tensor in preconditioned])
-    mean_gradient = gradient if memory.mean_gradient else []
     if batch.tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
         coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
         step = combined(learning_rate * coefficients, direction, previous)
-        unknown = tf.constant(math.nan, dtype)
         return Proposal(
-            step, coefficients, unknown, unknown, unknown, unknown, unknown, mean_gradient
+            step=step,
+            coefficients=coefficients,
+            change=tf.constant(math.nan, dtype),
+            curved=tf.constant(0.0, dtype),
+            own_curvature=tf.constant(0.0, dtype),
+            fresh_curvature=tf.constant(math.nan, dtype),
+            fresh_slope=scalars.fresh_slope,
+            mean_gradient=memory.mean_gradient,
         )
 
     # Near convergence the squares of a direction would underflow. Powers of two change no digit.
@@ -113,7 +118,7 @@ def propose(
         own_curvature=2 * undamped.curved(coefficients),
         fresh_curvature=model.curvature[1, 1] / scales[1] ** 2,
         fresh_slope=own_model.slope[1] / scales[1],
-        mean_gradient=mean_gradient,
+        mean_gradient=gradient if memory.mean_gradient else [],
     )
 
 

@@ -167,7 +167,9 @@ def with_step(
         fresh_slope=tf.where(finite, proposal.fresh_slope, scalars.fresh_slope),
         own_curvature=tf.where(taken, proposal.own_curvature, scalars.own_curvature),
         usual_curvature=tf.where(
-            taken, running_mean(scalars.usual_curvature, proposal.curved), scalars.usual_curvature
+            taken & (proposal.curved > 0),
+            running_mean(scalars.usual_curvature, proposal.curved),
+            scalars.usual_curvature,
         ),
         last_moved=tf.cast(taken, scalars.damping.dtype),
         rejected_steps=scalars.rejected_steps + tf.cast(~taken, tf.int64),
