@@ -194,7 +194,7 @@ def test_enabling_saving_and_disabling_keep_the_predictions(tmp_path):
     histories = [
         m.fit(TOKENS, TOKENS[:, 0] % 2, verbose=0).history["loss"] for m in (model, loaded)
     ]
-    assert histories[0] == histories[1]
+    assert histories[0] == pytest.approx(histories[1], rel=1e-5)  # two traced functions
     tf_kfgn.disable_curvature(model)
     assert type(model.layers[0]) is stock
     assert type(model.layers[0]) is keras.layers.Embedding

@@ -108,18 +108,22 @@ def cost_against_gradient(
     return cost.update(output_factor, optimizer.settings) / cost.gradient
 
 
-def state_size(block: Block, variables: Sequence[Any]) -> int:
-    """Bytes that an optimizer remembers of a block: its state, and the previous step.
+def state_size(block: Block, variables: Sequence[Any], settings: Settings) -> int:
+    """Bytes that an optimizer remembers of a block.
+
+    Its state, the previous step, and the mean gradient if one is kept.
 
     Args:
         block: A block.
         variables: Its variables.
+        settings: The optimizer's settings.
     """
+    copies = 2 if settings.gradient_decay else 1
     types = [tf.as_dtype(variable.dtype) for variable in variables]
     own = max(4, *(dtype.size for dtype in types)) * sum(
         math.prod(slot.shape) for slot in block.slots
     )
-    return own + sum(
+    return own + copies * sum(
         math.prod(variable.shape) * dtype.size
         for variable, dtype in zip(variables, types, strict=True)
     )

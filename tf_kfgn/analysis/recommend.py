@@ -163,7 +163,11 @@ def _candidate(
     update = sum(cost.update(0.0, optimizer.settings) for cost in costs)
     update += demand.operations / optimizer.settings.factor_period
     state = sum(
-        state_size(block, [model.trainable_variables[index] for index in block.indices])
+        state_size(
+            block,
+            [model.trainable_variables[index] for index in block.indices],
+            optimizer.settings,
+        )
         for block in blocks
     )
     if not gradient:

@@ -77,7 +77,7 @@ def curvature_summary(
                 "layer": type(layer).__name__,
                 "A": block.factor_shapes[0] if isinstance(block, KroneckerBlock) else None,
                 "G": block.factor_shapes[1] if isinstance(block, KroneckerBlock) else None,
-                "state_mib": state_size(block, variables) / MIB,
+                "state_mib": state_size(block, variables, optimizer.settings) / MIB,
                 "work": cost,
                 "note": _note(block, layer, uses, optimizer),
             }

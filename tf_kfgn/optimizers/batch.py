@@ -36,3 +36,9 @@ class Batch(NamedTuple):
     loss: tf.Tensor | None = None
     own_gradient: list[tf.Tensor] | None = None
     alone: bool = True
+
+    @property
+    def has_examples(self) -> tf.Tensor:
+        """Whether there is an example in it."""
+        likelihoods = [] if self.tape is None else self.tape.likelihoods
+        return tf.reduce_all([likelihood.batch_size > 0 for likelihood in likelihoods])

@@ -102,7 +102,9 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     proposal = propose(settings, layout, memory, batch, room_below(memory, batch, objective))
     old = [tf.convert_to_tensor(variable) for variable in layout.variables]
     moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
-    finite = proposal.is_finite
+    finite = proposal.is_finite & batch.has_examples
+    if objective is not None:  # it may have overflown
+        finite &= tf.math.is_finite(objective)
     new = select(finite, moved, old)
     if not is_measurable(settings, batch):
         replicas.store(layout.variables, new)
