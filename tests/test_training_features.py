@@ -45,8 +45,8 @@ def test_steps_compiled_by_xla_compare_the_loss_with_the_same_dropout():
     optimizer = tf_kfgn.KFRA(learning_rate=0.02, damping_period=1)
     model = made(optimizer, stock(dropout=0.5), jit_compile=True)
     model.fit(X, Y, **FIT)
-    # The error is measured against the curvature along this short step, 0.02² of the whole one's;
-    # other masks would change the objective by hundreds of that.
+    # ρ measures the error against the curvature along this short step, a hundredth of the predicted
+    # change: 2 is an error of 2 % of that. Other masks would change the objective far more.
     assert float(optimizer.reduction_ratio) == pytest.approx(1.0, abs=2.0)
     assert int(optimizer.rejected_steps) == 0
 

@@ -110,12 +110,19 @@ def ruined(optimizer=tf_kfgn.KFRA, by=100.0):
 def test_a_step_that_the_next_batch_finds_bad_is_taken_back(optimizer):
     model, good = ruined(optimizer)
     rejected, tau = int(model.optimizer.rejected_steps), float(model.optimizer.damping)
+    scalars = model.optimizer.memory.scalars
+    usual = float(scalars.usual_objective)
+    mean = [gradient.numpy() for gradient in model.optimizer.memory.mean_gradient]
     [(x, y)] = batches(1, seed=1)
     model.train_on_batch(x, y)
     for actual, expected in zip(joint_weights(model), good, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
     assert int(model.optimizer.rejected_steps) == rejected + 1
     assert float(model.optimizer.damping) == pytest.approx(2 * tau)
+    # Nothing of the bad weights' gradient and objective is learnt.
+    assert float(scalars.usual_objective) == usual
+    for actual, expected in zip(model.optimizer.memory.mean_gradient, mean, strict=True):
+        np.testing.assert_array_equal(actual, expected)
     # It is taken back once: the weights are not those after the step before that.
     model.train_on_batch(x, y)
     assert not np.allclose(joint_weights(model)[0], good[0])

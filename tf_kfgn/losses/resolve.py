@@ -42,12 +42,13 @@ class WatchedLoss:
         """The loss of the recorded outputs, as Keras reports it; None without targets."""
         if self._y is None:
             return None
-        value = self._loss(self._y, self.outputs, self._sample_weight)
-        return value if self._loss_weight is None else value * self._loss_weight
+        return self._of(self.outputs)
 
     def value(self, outputs: Any) -> tf.Tensor:
         """The loss, as Keras reports it, of other outputs for the same targets."""
-        predictions = _leaf(outputs, self._path, self._names)
+        return self._of(_leaf(outputs, self._path, self._names))
+
+    def _of(self, predictions: tf.Tensor) -> tf.Tensor:
         value = self._loss(self._y, predictions, self._sample_weight)
         return value if self._loss_weight is None else value * self._loss_weight
 

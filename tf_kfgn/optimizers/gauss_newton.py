@@ -34,7 +34,8 @@ class GaussNewton(Stateful, abc.ABC):
     Args:
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`, or a callable
             without arguments: a factor for the whole step. Defaults to `1.0`, since the step size
-            is already the minimiser of the model.
+            is already the minimiser of the model. Above 1 a step that the model chose goes to at
+            most 1.5 times that minimiser.
         damping: Initial τ, in units of the objective's second derivative, or a
             `keras.optimizers.schedules.LearningRateSchedule` that gives τ for each update and
             turns its adaptation off. Defaults to `None`: 0.04 times the mean diagonal of the output
@@ -45,11 +46,16 @@ class GaussNewton(Stateful, abc.ABC):
         damping_decay: Factor per update by which τ shrinks after ρ > 3/4, and grows after
             ρ < 1/4. Defaults to `0.95`, after Martens & Grosse (2015).
         damping_period: Updates between two comparisons of actual and predicted change, each of
-            which costs one forward pass. As long as ρ < 1/4, and at the start, every update is
-            compared. One that raised the objective of its own batch is taken back, unless
-            `step_size` or `momentum` is fixed. Defaults to `5`; `None` keeps τ fixed.
-        step_size: A fixed α. Defaults to `None`: the minimiser of the exact model.
-        momentum: A fixed μ. Defaults to `None`: the minimiser of the exact model.
+            which costs one forward pass. As long as ρ < 1/4, in the first ten updates, and where
+            the model curves four times as much along the step as usual, every update is compared.
+            One that raised the objective of its own batch, against the prediction, is taken back,
+            unless `step_size` or `momentum` is fixed; so is the step before, if the next batch has
+            more than twice the usual objective, and less than half of it without that step.
+            Defaults to `5`; `None` keeps τ fixed, and turns all of this off.
+        step_size: A fixed α. Defaults to `None`: the minimiser of the exact model. Where both are
+            chosen by the model, the step is shortened until the fall that the model predicts to
+            first order is at most half of the objective.
+        momentum: A fixed μ. Defaults to `None`: the minimiser of the exact model, between -1 and 1.
         gradient_decay: Largest weight β of the earlier gradients in the one that is preconditioned.
             It is used in so far as batches disagree: `β = min(1 - 1/R, gradient_decay)`, where R
             (`noise_ratio`) says how much more a step curves on its own batch than on the next.

@@ -32,20 +32,21 @@ def known_objective(batch: Batch, dtype: tf.DType) -> tf.Tensor | None:
     return None if value is None else replicas.mean(tf.cast(value, dtype))
 
 
-def with_usual_objective(memory: Memory, objective: tf.Tensor) -> Memory:
+def with_usual_objective(memory: Memory, objective: tf.Tensor, learns: tf.Tensor) -> Memory:
     """Mix an objective into the usual one: a geometric mean, which an outlier moves little.
 
     Args:
         memory: The optimizer's memory.
         objective: Of this batch; passed over if it is not finite.
+        learns: Whether it counts.
     """
     scalars = memory.scalars
     magnitude = tf.maximum(tf.abs(objective), _TINY)
     old = tf.where(scalars.usual_objective > 0, scalars.usual_objective, magnitude)
     mean = tf.exp(_DECAY * tf.math.log(old) + (1 - _DECAY) * tf.math.log(magnitude))
-    finite = tf.math.is_finite(mean)
-    first = finite & (scalars.initial_objective == 0)
+    usable = learns & tf.math.is_finite(mean)
+    first = usable & (scalars.initial_objective == 0)
     return memory.with_scalars(
-        usual_objective=tf.where(finite, mean, scalars.usual_objective),
+        usual_objective=tf.where(usable, mean, scalars.usual_objective),
         initial_objective=tf.where(first, objective, scalars.initial_objective),
     )

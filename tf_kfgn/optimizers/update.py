@@ -108,15 +108,18 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     new = select(finite, moved, old)
     if not is_measurable(settings, batch):
         replicas.store(layout.variables, new)
-        return with_step(settings, memory, proposal, finite, finite, objective)
+        return with_step(settings, memory, proposal, finite, finite, finite, objective)
 
     # One more forward pass at most: after the step, or where the last one began.
     astray = seems_astray(memory, batch, objective)
-    back = [w - d for w, d in zip(old, memory.previous_step, strict=True)]
     due = finite & comparison_due(settings, memory, proposal, batch.iteration) & ~astray
     zero = tf.zeros_like(proposal.change)
     before = measured(batch, due | astray, zero)
-    replicas.store(layout.variables, select(astray, back, new))
+
+    def back() -> list[tf.Tensor]:
+        return [w - d for w, d in zip(old, memory.previous_step, strict=True)]
+
+    replicas.store(layout.variables, tf.cond(astray, back, lambda: new))
     after = replicas.total(measured(batch, due | astray, before, again=True))
     before = replicas.total(before)
 
@@ -127,8 +130,10 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     memory = with_adapted_damping(settings, memory, told, ratio)
     taken = finite & (acceptable(settings, batch, actual, ratio) | ~told)
     finite &= tf.math.is_finite(actual) | ~due
-    replicas.store(layout.variables, select(retreats, back, select(taken, new, old)))
-    memory = with_step(settings, memory, proposal, taken & ~retreats, finite, objective)
+    kept = select(taken, new, old)
+    replicas.store(layout.variables, tf.cond(retreats, back, lambda: kept))
+    learns = finite & ~retreats
+    memory = with_step(settings, memory, proposal, taken & ~retreats, learns, finite, objective)
     comparisons = memory.scalars.comparisons + tf.cast(due | astray, tf.int64)
     return with_retreat(memory.with_scalars(comparisons=comparisons), retreats)
 
@@ -138,6 +143,7 @@ def with_step(
     memory: Memory,
     proposal: Proposal,
     taken: tf.Tensor,
+    learns: tf.Tensor,
     finite: tf.Tensor,
     objective: tf.Tensor | None,
 ) -> Memory:
@@ -148,17 +154,18 @@ def with_step(
         memory: Its memory.
         proposal: The step.
         taken: Whether the weights moved.
+        learns: Whether gradient and objective of this batch enter their means.
         finite: Whether the step and the objective after it were finite.
         objective: The objective before the step, if it is known.
     """
     if objective is not None:
-        memory = with_usual_objective(memory, objective)
+        memory = with_usual_objective(memory, objective, learns)
     memory = with_noise_ratio(memory, proposal.fresh_curvature)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
     mean_gradient = memory.mean_gradient
     if mean_gradient:
-        mean_gradient = select(finite, proposal.mean_gradient, mean_gradient)
+        mean_gradient = select(learns, proposal.mean_gradient, mean_gradient)
     return memory._replace(
         previous_step=select(taken, proposal.step, memory.previous_step),
         mean_gradient=mean_gradient,
