@@ -23,6 +23,9 @@ class Scalars(NamedTuple):
         fresh_slope: g^T δ₀ of the last update: the slope of the step before along a batch that did
             not make it.
         own_curvature: δ^T C δ of the last step that was made, on its own batch.
+        trust: λ, the share of a step that is taken, see `tf_kfgn.optimizers.trust`.
+        agreement: Whether the last ones told that steps are too long (-1) or too short (1).
+        usual_overshoot: Running mean of `|o c - s|`; 0 until it has been measured.
         usual_curvature: Running mean of `1/2 δ^T (C + τ + η) δ`; 0 until a step was made.
         usual_objective: Running mean of the objective; 0 until it is known.
         initial_objective: Its first value; 0 until it is known.
@@ -44,6 +47,9 @@ class Scalars(NamedTuple):
     noise_ratio: Any
     fresh_slope: Any
     own_curvature: Any
+    trust: Any
+    agreement: Any
+    usual_overshoot: Any
     usual_curvature: Any
     usual_objective: Any
     initial_objective: Any

@@ -104,9 +104,9 @@ def propose(
     )
     chosen = minimise(model, alpha, mu, MOST_MOMENTUM / scales[1])
     coefficients = learning_rate * chosen
-    if settings.chooses_step:  # a rate below 1 shortens what is within bounds
+    if settings.chooses_step:  # a rate or trust below 1 shortens what is within bounds
         longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
-        coefficients = tf.minimum(learning_rate, 1) * longest
+        coefficients = tf.minimum(learning_rate, 1) * scalars.trust * longest
     own = batch.gradient if batch.own_gradient is None else batch.own_gradient
     own_model = model._replace(slope=slopes(own, (direction, previous)))
     undamped = model._replace(damping=tf.zeros_like(model.damping))

@@ -56,6 +56,7 @@ from tf_kfgn.optimizers.objective import known_objective, with_usual_objective
 from tf_kfgn.optimizers.proposal import Proposal, propose
 from tf_kfgn.optimizers.retreat import is_much_better, seems_astray, with_retreat
 from tf_kfgn.optimizers.settings import Settings
+from tf_kfgn.optimizers.trust import with_trust
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -161,6 +162,7 @@ def with_step(
     if objective is not None:
         memory = with_usual_objective(memory, objective, learns)
     memory = with_noise_ratio(memory, proposal.fresh_curvature)
+    memory = with_trust(settings, memory, proposal)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
     mean_gradient = memory.mean_gradient
