@@ -2,8 +2,8 @@
 
 The model of one batch says nothing of how far its minimiser is from that of all data. The next
 batch does, at no cost: every update measures the slope `s = g^T δ₀` and the curvature
-`c = δ₀^T C δ₀` along the last step δ₀ on a batch that did not make it. For a quadratic objective the
-change that the last step made, in expectation, is `s - c/2`:
+`c = δ₀^T C δ₀` along the last step δ₀ on a batch that did not make it. Of a quadratic objective the
+change that the last step made is, in expectation, `s - c/2`:
 
 - `s = 0`: the step ended in the minimum along its line;
 - `s = c/2`: it ended as high as it began. Steps of this length stand still, however long the run;
