@@ -6,7 +6,15 @@ from tf_kfgn.analysis.block_diagnostics import (
     block_diagnostics,
 )
 from tf_kfgn.analysis.factors import kronecker_factors
-from tf_kfgn.analysis.gauss_newton import gauss_newton_blocks, gauss_newton_vector_product
+from tf_kfgn.analysis.gauss_newton import (
+    gauss_newton_blocks,
+    gauss_newton_matrix,
+    gauss_newton_vector_product,
+)
+from tf_kfgn.analysis.hessian import HessianBlocks, hessian_blocks, preactivation_hessians
+from tf_kfgn.analysis.hessian_recursion import HessianTerms
+from tf_kfgn.analysis.operators import gauss_newton_operator, hessian_operator
+from tf_kfgn.analysis.products import hessian_vector_product
 from tf_kfgn.analysis.recommend import recommend
 from tf_kfgn.analysis.recommendation import Candidate, Recommendation
 from tf_kfgn.analysis.summary import curvature_summary
@@ -15,11 +23,19 @@ __all__ = [
     "BlockDiagnostics",
     "BlockRow",
     "Candidate",
+    "HessianBlocks",
+    "HessianTerms",
     "Recommendation",
     "block_diagnostics",
     "curvature_summary",
     "gauss_newton_blocks",
+    "gauss_newton_matrix",
+    "gauss_newton_operator",
     "gauss_newton_vector_product",
+    "hessian_blocks",
+    "hessian_operator",
+    "hessian_vector_product",
     "kronecker_factors",
+    "preactivation_hessians",
     "recommend",
 ]
