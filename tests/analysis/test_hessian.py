@@ -69,7 +69,7 @@ def check(problem, source=RECURSION):
 
 
 def perceptron(activation, depth, outputs=2):
-    return lambda: mlp([3, 3, 2, 3, 2][:depth] + [outputs], activation)
+    return lambda: mlp([*[3, 3, 2, 3, 2][:depth], outputs], activation)
 
 
 LOSSES = {
@@ -349,7 +349,7 @@ def test_what_cannot_be_computed_is_refused_by_name():
         tf_kfgn.hessian_blocks(keras.Sequential([dense(2)]), x, y, loss)
     with pytest.raises(TypeError, match=r"must be a keras\.Model, received 'model'"):
         tf_kfgn.hessian_blocks("model", x, y, loss)
-    with pytest.raises(NotImplementedError, match="Layer .* is used 2 times"):
+    with pytest.raises(NotImplementedError, match=r"Layer .* is used 2 times"):
         shared = random_problem("twice", twice)
         analysis.preactivation_hessians(shared.model(), shared.x, shared.y, shared.loss)
     vectors = [np.ones(3)]

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_kfgn._keras.losses import built_loss
 from tf_kfgn.analysis.extras import require
 from tf_kfgn.analysis.flat_weights import cut, dtype_of, joined, sizes_of
 from tf_kfgn.analysis.products import gauss_newton_in_graph, hessian_in_graph
@@ -149,9 +150,11 @@ class _OnBatches:
     ) -> None:
         """Run the model once, which shows what random numbers a pass draws."""
         self._model, self._batches, self._training = model, batches, training
-        x, _ = batches.first()
+        x, y = (_first_example(part) for part in batches.first())
         with recording(model), keeping_state(model), CurvatureTape() as tape:
-            model(_first_example(x), training=training)
+            outputs = model(x, training=training)
+        if loss is not None:
+            loss = built_loss(loss, y, outputs)  # with several outputs, what a graph cannot build
         draws = tape.draws
         self.variables = model.trainable_variables
         self.dtype = dtype_of(self.variables)
