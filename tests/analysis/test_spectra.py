@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.integrate
 from brute_force import gauss_newton_of, hessian_of, positive
 from problems import PROBLEMS, mlp, random_problem
 
@@ -126,7 +127,7 @@ def test_moments_of_the_density_are_those_of_the_matrix(kind):
     np.testing.assert_allclose(density.mean_of(np.square), np.mean(values**2), rtol=0.4)
     np.testing.assert_allclose(density.points.max(), values.max(), rtol=1e-6)
     grid = np.linspace(values.min() - 1, values.max() + 1, 20001)
-    np.testing.assert_allclose(np.trapezoid(density.smoothed(grid), grid), 1, rtol=1e-6)
+    np.testing.assert_allclose(scipy.integrate.trapezoid(density.smoothed(grid), grid), 1, rtol=1e-6)
     assert density.below(values.min() - 1e-6) == 0
 
 

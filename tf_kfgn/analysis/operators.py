@@ -153,8 +153,9 @@ class _OnBatches:
         x, y = (_first_example(part) for part in batches.first())
         with recording(model), keeping_state(model), CurvatureTape() as tape:
             outputs = model(x, training=training)
-        if loss is not None:
-            loss = built_loss(loss, y, outputs)  # with several outputs, what a graph cannot build
+            if product is gauss_newton_in_graph:
+                tape.watch_loss(loss, y, outputs)  # refuses a loss without curvature
+        loss = built_loss(loss, y, outputs)  # with several outputs, what a graph cannot build
         draws = tape.draws
         self.variables = model.trainable_variables
         self.dtype = dtype_of(self.variables)
@@ -206,7 +207,7 @@ def _tensors(structure: Any) -> Any:
 
 
 def _first_example(structure: Any) -> Any:
-    return keras.tree.map_structure(lambda leaf: leaf[:1], structure)
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:1], structure)
 
 
 def _batch_size(x: Any) -> int:

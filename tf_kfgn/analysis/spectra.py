@@ -187,7 +187,7 @@ def lanczos(
         image = np.asarray(product(vector), np.float64)
         diagonal.append(float(vector @ image))
         known = basis[: step + 1]
-        scale = np.linalg.norm(image)
+        scale = float(np.linalg.norm(image))
         for _ in range(2):
             image = image - known.T @ (known @ image)
         length = float(np.linalg.norm(image))
