@@ -127,7 +127,9 @@ def test_moments_of_the_density_are_those_of_the_matrix(kind):
     np.testing.assert_allclose(density.mean_of(np.square), np.mean(values**2), rtol=0.4)
     np.testing.assert_allclose(density.points.max(), values.max(), rtol=1e-6)
     grid = np.linspace(values.min() - 1, values.max() + 1, 20001)
-    np.testing.assert_allclose(scipy.integrate.trapezoid(density.smoothed(grid), grid), 1, rtol=1e-6)
+    np.testing.assert_allclose(
+        scipy.integrate.trapezoid(density.smoothed(grid), grid), 1, rtol=1e-6
+    )
     assert density.below(values.min() - 1e-6) == 0
 
 

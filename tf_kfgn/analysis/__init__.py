@@ -5,7 +5,9 @@ from tf_kfgn.analysis.block_diagnostics import (
     BlockRow,
     block_diagnostics,
 )
+from tf_kfgn.analysis.curvature_error import curvature_error
 from tf_kfgn.analysis.density import SpectralDensity, densities_figure
+from tf_kfgn.analysis.error_report import CurvatureErrors
 from tf_kfgn.analysis.factor_spectra import KroneckerSpectrum, kronecker_spectrum
 from tf_kfgn.analysis.factors import kronecker_factors
 from tf_kfgn.analysis.gauss_newton import (
@@ -28,12 +30,15 @@ from tf_kfgn.analysis.spectra import (
     top_eigenpairs,
 )
 from tf_kfgn.analysis.summary import curvature_summary
+from tf_kfgn.analysis.surface import ErrorSurface, error_surface
 
 __all__ = [
     "BlockDiagnostics",
     "BlockRow",
     "Candidate",
+    "CurvatureErrors",
     "Eigenpairs",
+    "ErrorSurface",
     "Estimate",
     "HessianBlocks",
     "HessianTerms",
@@ -41,8 +46,10 @@ __all__ = [
     "Recommendation",
     "SpectralDensity",
     "block_diagnostics",
+    "curvature_error",
     "curvature_summary",
     "densities_figure",
+    "error_surface",
     "estimate_diagonal",
     "estimate_trace",
     "gauss_newton_blocks",

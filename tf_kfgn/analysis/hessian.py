@@ -123,9 +123,9 @@ def hessian_blocks(
             _check_block(name, sum(sizes_of(variables)), dtype_of(variables))
 
         for operation, both in recursion(made, chain) if chain.operations else []:
-            found[operation.matrix.name] = HessianTerms(
-                *(weight_block(operation, term) for term in both)
-            )
+            blocks = [weight_block(operation, term) for term in (both if terms else (both.total,))]
+            rest = blocks[1:] or [tf.zeros_like(blocks[0])]
+            found[operation.matrix.name] = HessianTerms(blocks[0], *rest)
         sources = dict.fromkeys(found, RECURSION)
         for matrix, operations in uses.items():
             if matrix.name not in found:
@@ -135,8 +135,8 @@ def hessian_blocks(
         for name, variables in others.items():
             found[name] = automatic_block(made, variables, name, terms)
         sources.update({name: AUTOMATIC for name in found if name not in sources})
-    blocks = found if terms else {name: both.total for name, both in found.items()}
-    return HessianBlocks(blocks, sources, chain.reason)
+    result = found if terms else {name: both.gauss_newton for name, both in found.items()}
+    return HessianBlocks(result, sources, chain.reason)
 
 
 def preactivation_hessians(
