@@ -38,11 +38,12 @@ from tf_kfgn import analysis
 WIDTHS = (8, 6, 3)  # inputs, hidden units, outputs
 EXAMPLES = 50
 FEW = 4  # examples of the network with a maximum
+REACH = 1.0  # of the panel around it
 CLEAR = 0.1  # how far below zero the eigenvalues at the maximum are
 PIECEWISE_LINEAR = ("relu", "leaky_relu", "linear")
 SMOOTH = "tanh"
 ROUNDING = 1e-10  # what an eigenvalue may be below zero
-JOINT_POINTS = 10  # where the Hessian of both layers is looked at
+FEW_POINTS = 10  # where the Hessian of both layers and Gauss-Newton blocks are looked at
 
 LOSS = keras.losses.MeanSquaredError(dtype="float64")
 
@@ -52,9 +53,10 @@ class Claims(NamedTuple):
 
     Attributes:
         eigenvalue: The smallest within a layer.
-        distance: The largest between an entry of a Hessian and of a Gauss-Newton block.
+        distance: The largest between an entry of a Hessian and of a Gauss-Newton block, at the
+            first few points.
         diagonal: The smallest entry of the Hessian's diagonal.
-        joint: The smallest eigenvalue of the Hessian of both layers together.
+        joint: The smallest eigenvalue of the Hessian of both layers together, at the first few.
     """
 
     eigenvalue: float
@@ -112,12 +114,14 @@ def check_claims(
         for variable in model.trainable_variables:
             variable.assign(generator.normal(size=variable.shape))
         hessian = tf_kfgn.hessian_blocks(model, x, y, LOSS)
-        gauss_newton = tf_kfgn.gauss_newton_blocks(model, x, LOSS)
-        for name, block in hessian.items():
+        for block in hessian.values():
             eigenvalues.append(np.linalg.eigvalsh(block)[0])
-            distances.append(np.abs(block - gauss_newton[name]).max())
             diagonals.append(np.diag(block).min())
-        if point < JOINT_POINTS:
+        if point < FEW_POINTS:
+            gauss_newton = tf_kfgn.gauss_newton_blocks(model, x, LOSS)
+            distances += [
+                np.abs(hessian[name] - block).max() for name, block in gauss_newton.items()
+            ]
             operator = analysis.hessian_operator(model, x, y, LOSS)
             joint.append(np.linalg.eigvalsh(operator @ np.eye(operator.shape[0]))[0])
     return Claims(
@@ -195,14 +199,14 @@ def draw(points: int, generator: np.random.Generator, maximum: Maximum) -> Figur
         )
         surface.plot(figure.add_subplot(2, 2, number + 1, projection="3d"), title=title)
     units = [[np.array([[1.0], [0.0]]), None], [np.array([[0.0], [1.0]]), None]]
-    reach = 1.6 * float(np.abs(maximum.weights).max())
+    maximum.model.layers[0].kernel.assign(maximum.weights)
     surface = analysis.error_surface(
-        maximum.model, maximum.x, maximum.y, LOSS, units, extent=reach, points=points, origin="zero"
+        maximum.model, maximum.x, maximum.y, LOSS, units, extent=REACH, points=points
     )
     axes = figure.add_subplot(2, 2, 4, projection="3d")
-    surface.plot(axes, title="(d) all of W1 of a tanh unit")
+    surface.plot(axes, title="(d) around a maximum of a tanh unit in W1")
     height = float(LOSS(maximum.y, maximum.model(maximum.x)))
-    axes.plot(*maximum.weights[:, 0], height, "v", color="#d55e00", markersize=6, zorder=10)
+    axes.plot(0, 0, height, "v", color="#d55e00", markersize=6, zorder=10)
     figure.subplots_adjust(left=0.0, right=0.95, bottom=0.03, top=0.96, wspace=0.04, hspace=0.08)
     return figure
 

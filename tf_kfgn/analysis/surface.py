@@ -77,8 +77,11 @@ class ErrorSurface:
         axes.set_ylabel(labels[1], labelpad=-4)
         axes.set_zlabel("E", labelpad=-6)
         axes.tick_params(labelsize=7, pad=-2, colors=GREY)
-        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
-            axis.set_major_locator(require("matplotlib.ticker", "A plot").MaxNLocator(4))
+        locator = require("matplotlib.ticker", "A plot").MaxNLocator
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(locator(4))
+        ticks = locator(4).tick_values(low, high)
+        axes.set_zticks([tick for tick in ticks if low <= tick <= high])  # none at the contours
         if title:
             axes.set_title(title, fontsize=10, y=1.0)
         return axes
