@@ -116,7 +116,10 @@ def test_a_single_linear_layer_has_no_error_at_all():
 def test_it_says_which_method_is_best_and_which_layer_is_weak(example):
     _, _, report = example
     means = {m: np.mean(list(rows[ALL]["cosine"].values())) for m, rows in report.items()}
+    assert max(means, key=means.get) == "blocks"  # which no optimizer has
+    del means["blocks"]
     assert means[report.best] == max(means.values())
+    assert CurvatureErrors({"blocks": report["blocks"]}, report.dampings).best == "blocks"
     layers = {n: np.mean(list(report["kfra"][n]["cosine"].values())) for n in report.layers}
     assert layers[report.weakest("kfra")] == min(layers.values())
     text = str(report)

@@ -15,7 +15,7 @@ from tf_kfgn.analysis.approximate_blocks import (
     ExactBlock,
     KroneckerBlock,
 )
-from tf_kfgn.analysis.error_report import ALL, CurvatureErrors
+from tf_kfgn.analysis.error_report import ALL, EXACT_BLOCKS, CurvatureErrors
 from tf_kfgn.analysis.extras import require
 from tf_kfgn.analysis.factors import estimator_of
 from tf_kfgn.analysis.flat_weights import joined, matrix_order, matrix_variables, places_among
@@ -28,7 +28,6 @@ from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
 from tf_kfgn.numerics.checks import POSITIVE, check_number, check_seed
 from tf_kfgn.recording.tape import CurvatureTape
 
-EXACT_BLOCKS = "blocks"
 DAMPINGS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 

@@ -92,15 +92,16 @@ def densities_figure(densities: Mapping[str, SpectralDensity]) -> Figure:
     high = max(float(density.points.max()) for density in densities.values())
     margin = 0.05 * (high - low) or 0.05
     grid = np.linspace(low - margin, high + margin, 1000)
-    lowest = np.inf
+    lowest, highest = np.inf, 0.0
     styles = ("-", "--", "-.", ":")
     for index, (name, density) in enumerate(densities.items()):
         values = density.smoothed(grid, (high - low) / 100 or None)
+        highest = max(highest, float(values.max()))
         lowest = min(lowest, 0.1 / (density.size * (high - low or 1.0)))
         colour, style = COLOURS[index % len(COLOURS)], styles[index % len(styles)]
         axes.plot(grid, values, style, color=colour, label=name, linewidth=1.8)
     axes.set_yscale("log")
-    axes.set_ylim(bottom=lowest)
+    axes.set_ylim(lowest, 3 * highest)
     axes.set_xlabel("eigenvalue (loss / weight²)")
     axes.set_ylabel("density of eigenvalues")
     axes.spines[["top", "right"]].set_visible(False)
