@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse.linalg
 import tensorflow as tf
 from brute_force import gauss_newton, gauss_newton_of, hessian_of, wrong
-from problems import MSE, PROBLEMS, dense, dropout, mlp, random_problem, sequential
+from problems import MSE, dense, dropout, mlp, random_problem, reference, sequential
 
 import tf_kfgn
 from tf_kfgn import analysis
@@ -28,14 +28,16 @@ def residual():
 
 @pytest.mark.parametrize("name", ["mlp_categorical", "mlp_bernoulli", "sequence_pooled"])
 def test_the_gauss_newton_matrix_equals_brute_force_and_the_references(name):
-    problem = PROBLEMS[name]
+    problem, values = reference(name)
     model = problem.model()
     matrix = analysis.gauss_newton_matrix(model, problem.x, problem.loss, problem.y).numpy()
     np.testing.assert_allclose(matrix, gauss_newton_of(problem), rtol=1e-8, atol=1e-13)
     blocks = tf_kfgn.gauss_newton_blocks(model, problem.x, problem.loss, problem.y)
     start = 0
-    for block in blocks.values():
+    for i, block in enumerate(blocks.values()):
         stop = start + len(block)
+        of_others = values[f"block_{i}"]
+        np.testing.assert_allclose(matrix[start:stop, start:stop], of_others, rtol=1e-6, atol=1e-12)
         np.testing.assert_allclose(matrix[start:stop, start:stop], block, rtol=1e-8, atol=1e-13)
         start = stop
     assert np.abs(matrix[: len(block), -len(block) :]).max() > 1e-3  # between layers

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 from brute_force import gauss_newton_of, hessian_of, positive
-from problems import PROBLEMS, mlp, random_problem
+from problems import PROBLEMS, mlp, random_problem, reference
 
 import tf_kfgn
 from tf_kfgn import analysis
@@ -38,7 +38,7 @@ def test_top_eigenpairs_of_the_hessian(which):
     )
 
 
-def test_the_gauss_newton_matrix_has_the_eigenvalues_of_the_references():
+def test_the_top_of_the_gauss_newton_matrix():
     problem = PROBLEMS["mlp_categorical"]
     operator = analysis.gauss_newton_operator(problem.model(), problem.x, problem.loss)
     found = analysis.top_eigenpairs(operator, 10)
@@ -145,6 +145,20 @@ def test_the_spectrum_of_kronecker_blocks_comes_from_their_factors():
     every = np.concatenate(every)
     np.testing.assert_allclose(spectrum.density.trace, every.sum(), rtol=1e-10)
     assert spectrum.density.size == len(every)
+
+
+def test_the_spectrum_of_kflr_is_that_of_the_factors_of_curvlinops():
+    problem, values = reference("mlp_categorical")
+    model = problem.model()
+    factors = tf_kfgn.kronecker_factors(model, problem.x, problem.loss, "kflr")
+    spectrum = analysis.kronecker_spectrum(factors)
+    traces = []
+    for i, layer in enumerate(model.layers):
+        A, G = values[f"type2_expand_A_{i}"], values[f"type2_expand_G_{i}"]
+        exact = np.linalg.eigvalsh(np.kron(A, G))
+        np.testing.assert_allclose(spectrum.blocks[layer.name], exact, rtol=1e-6, atol=1e-12)
+        traces.append(np.trace(A) * np.trace(G))
+    np.testing.assert_allclose(spectrum.density.trace, sum(traces), rtol=1e-8)
 
 
 def test_the_spectrum_takes_groups_and_diagonals():
