@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -259,6 +261,7 @@ def test_with_a_smooth_activation_a_block_may_be_indefinite():
 
 def test_a_loss_that_is_not_convex_is_not_clipped():
     problem = random_problem("far", perceptron("relu", 3), WELSCH)
+    problem = dataclasses.replace(problem, y=problem.y + 1)  # beyond 1/2 this loss is concave
     model, blocks, _ = check(problem)
     last = list(blocks)[-1]
     clipped = tf_kfgn.gauss_newton_blocks(model, problem.x, problem.loss, problem.y)[last]
