@@ -9,8 +9,9 @@ there is a maximum. Writes error_surface.png, and prints
 
 - the smallest eigenvalue of the Hessian within each layer, at many random points, for piecewise
   linear activations (none is negative) and for tanh (some are);
-- how far Hessian and Gauss-Newton blocks are apart, and the smallest entry of the diagonal;
-- the smallest eigenvalue of the Hessian of both layers together, which may be negative.
+- the smallest entry of the diagonal of the Hessian, at the same points;
+- at the first few of them, how far Hessian and Gauss-Newton blocks are apart, and the smallest
+  eigenvalue of the Hessian of both layers together, which may be negative.
 
 Ends with an error if one of these claims does not hold.
 """
