@@ -317,6 +317,33 @@ def test_the_code_of_migrating(page):
     assert len(page["model"].losses) == 2
 
 
+def test_the_code_of_theory(page, tmp_path, capsys):
+    for needed in ("scipy", "matplotlib"):
+        pytest.importorskip(needed)
+    page.run()
+    page.run()
+    assert set(page["blocks"].sources.values()) == {"recursion"}
+    page.run()
+    page.run()
+    matrix = np.asarray(page["matrix"])
+    assert matrix.shape == (64, 64)
+    page.run()
+    np.testing.assert_allclose(np.sort(page["values"]), np.linalg.eigvalsh(matrix)[-3:], rtol=1e-6)
+    damped = matrix + 0.1 * np.eye(64)
+    assert page["info"] == 0
+    np.testing.assert_allclose(damped @ page["step"], np.ones(64), atol=1e-3)
+    page.run()
+    capsys.readouterr()
+    page.run()
+    assert f"Nearest to the exact step: {page['report'].best}" in capsys.readouterr().out
+    page.run()
+    exact = page["operator"] @ np.eye(64)
+    assert abs(page["trace"].value - np.trace(exact)) < 5 * page["trace"].standard_error + 1e-9
+    np.testing.assert_allclose(page["top"].values, np.linalg.eigvalsh(exact)[:-4:-1], rtol=1e-6)
+    for picture in ("curvature-error.png", "spectra.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize("place", docstring_blocks())
 def test_the_code_of_a_docstring(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

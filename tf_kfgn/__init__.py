@@ -12,6 +12,7 @@ from tf_kfgn.analysis import (  # noqa: E402
     curvature_summary,
     gauss_newton_blocks,
     gauss_newton_vector_product,
+    hessian_blocks,
     kronecker_factors,
     recommend,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "export_training",
     "gauss_newton_blocks",
     "gauss_newton_vector_product",
+    "hessian_blocks",
     "kronecker_factors",
     "layers",
     "optimizers",

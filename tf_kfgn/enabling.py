@@ -87,16 +87,26 @@ def recording(model: keras.Model) -> Iterator[None]:
 
 def _start_recording(model: keras.Model) -> contextlib.ExitStack:
     """Swap the classes and mark the variables; the result undoes it when it is closed."""
+    check_built(model)
+    with contextlib.ExitStack() as undo:
+        undo.push(start_recording(model))
+        MODELS.swap(model, undo)
+        return undo.pop_all()
+
+
+def check_built(model: Any) -> None:
+    """Refuse what is not a built model.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it has not been built.
+    """
     _check_model(model)
     if not model.built:
         raise ValueError(
             f"Model {model.name!r} has not been built, so its layers have no weights yet. Start "
             "it with keras.Input(shape), call model.build(input_shape), or call it on a batch."
         )
-    with contextlib.ExitStack() as undo:
-        undo.push(start_recording(model))
-        MODELS.swap(model, undo)
-        return undo.pop_all()
 
 
 def _check_model(model: Any) -> None:

@@ -58,3 +58,12 @@ def test_logits_behind(head, graph):
     found = (tf.function(behind) if graph else behind)(logits)
     np.testing.assert_array_equal(found, logits)
     assert losses.logits_behind(keras.activations.tanh(logits)) is None
+
+
+def test_built_loss():
+    outputs = [tf.ones((2, 1)), tf.zeros((2, 3))]
+    built = losses.built_loss(["mse", "mae"], None, outputs)
+    assert built.built
+    assert losses.built_loss(built, None, outputs) is built
+    found = tf.function(lambda: built(outputs, [output + 1 for output in outputs]))()
+    np.testing.assert_allclose(found, 2.0)  # a graph finds nothing left to make

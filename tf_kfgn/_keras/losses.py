@@ -37,12 +37,25 @@ def compiled_losses(loss: Any, y: Any, outputs: Any) -> tuple[list[CompiledLoss]
     Returns:
         The losses, and the names of the outputs.
     """
-    compiled = loss if isinstance(loss, CompileLoss) else CompileLoss(loss)
-    if not compiled.built:
-        compiled.build(outputs if y is None else y, outputs)
+    compiled = built_loss(loss, y, outputs)
     names = keras.tree.flatten(compiled.output_names)
     flat = [CompiledLoss(path, one, weight) for path, one, weight, _ in compiled._flat_losses]
     return flat, tuple(name for name in names if name is not None)
+
+
+@stands_for("keras.src.trainers.compile_utils.CompileLoss")
+def built_loss(loss: Any, y: Any, outputs: Any) -> CompileLoss:
+    """What a model compiles its loss to, built; with several outputs that makes variables.
+
+    Args:
+        loss: What `compile(loss=...)` takes, or the loss of a compiled model.
+        y: Targets, or None.
+        outputs: Structure of the model's outputs.
+    """
+    compiled = loss if isinstance(loss, CompileLoss) else CompileLoss(loss)
+    if not compiled.built:
+        compiled.build(outputs if y is None else y, outputs)
+    return compiled
 
 
 @stands_for("keras.src.losses.losses.LossFunctionWrapper", "LossFunctionWrapper._fn_kwargs")

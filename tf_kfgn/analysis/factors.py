@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.factors import ESTIMATORS, KroneckerFactors
+from tf_kfgn.factors.estimator import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation
 
 
@@ -51,13 +52,29 @@ def kronecker_factors(
             `approximation` or `num_samples` is not one of the above, or KFRA finds a layer
             without a rule.
     """
-    if method not in ESTIMATORS:
-        raise ValueError(f"`method` must be one of {sorted(ESTIMATORS)}, received {method!r}.")
-    given: dict[str, Any] = {"approximation": approximation, "num_samples": num_samples}
-    taken = {field.name for field in dataclasses.fields(ESTIMATORS[method])}
-    estimator = ESTIMATORS[method](**{k: v for k, v in given.items() if k in taken})
+    estimator = estimator_of(method, approximation, num_samples)
     if seed is None:
         seed = random.randint(0, 2**31 - 1)
     with tape_of(model, x, loss, y) as tape:
         factors = estimator(tape, tf.constant([seed, 0], tf.int64))
     return {matrix.name: pair for matrix, pair in factors.items()}
+
+
+def estimator_of(
+    method: str, approximation: Approximation = "expand", num_samples: int = 1
+) -> FactorEstimator:
+    """An estimator by its name, with those of the arguments that it takes.
+
+    Args:
+        method: `"kfra"`, `"kflr"` or `"kfac"`, or one that was registered.
+        approximation: How shared weights enter.
+        num_samples: Sampled cotangents for each example.
+
+    Raises:
+        ValueError: If an argument is not one of these.
+    """
+    if method not in ESTIMATORS:
+        raise ValueError(f"`method` must be one of {sorted(ESTIMATORS)}, received {method!r}.")
+    given: dict[str, Any] = {"approximation": approximation, "num_samples": num_samples}
+    taken = {field.name for field in dataclasses.fields(ESTIMATORS[method])}
+    return ESTIMATORS[method](**{k: v for k, v in given.items() if k in taken})

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tf_kfgn.analysis.flat_weights import (
+    dtype_of,
+    matrix_order,
+    matrix_variables,
+    places_among,
+    sizes_of,
+)
 from tf_kfgn.analysis.inspection import tape_of
+from tf_kfgn.analysis.memory import check_memory
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
 from tf_kfgn.numerics.moments import second_moment
@@ -88,25 +97,103 @@ def gauss_newton_vector_product(
         return tape.gauss_newton_vector_product(vectors, variables)
 
 
+def gauss_newton_matrix(model: keras.Model, x: Any, loss: Any, y: Any = None) -> tf.Tensor:
+    """The exact Gauss-Newton matrix of all weights, with the blocks between layers.
+
+    For layers λ and β the block is `E[(a_λ a_β^T) ⊗ G_λβ]` with `G_λβ = J_λ^T H_L J_β`: the whole
+    is an expected Khatri-Rao product (Botev et al. 2017, section 4). With a weight matrix in every
+    layer, it takes one backward pass for each output, else one product for each weight.
+
+    Args:
+        model: A built Keras model; it runs in inference mode and is unchanged afterwards.
+        x: Inputs, one batch.
+        loss: What `compile(loss=...)` takes. A Hessian of the loss that is not positive
+            semi-definite is clipped, as in all Gauss-Newton functions.
+        y: Targets. The curvature of the known losses does not depend on them.
+
+    Returns:
+        Shape `(weights, weights)`, over `model.trainable_variables` one after the other, each
+        row-major.
+
+    Raises:
+        TypeError: If `model` is not a Keras model.
+        ValueError: If it has not been built, the loss has no known curvature, or the matrix would
+            not fit in memory.
+    """
+    with tape_of(model, x, loss, y) as tape:
+        variables = model.trainable_variables
+        size = sum(sizes_of(variables))
+        check_memory(
+            f"The Gauss-Newton matrix of model {model.name!r}, {size:,} x {size:,},",
+            3.0 * size**2,
+            dtype_of(variables),
+            "Use analysis.gauss_newton_operator or gauss_newton_blocks instead.",
+        )
+        uses = uses_of_matrices(tape)
+        operations = [operation for several in uses.values() for operation in several]
+        in_matrices = {id(v) for op in operations for v in matrix_variables(op)}
+        if {id(v) for v in variables} == in_matrices and all(
+            _keeps_examples(tape, operation) for operation in operations
+        ):
+            return _khatri_rao(tape, list(uses.values()), variables)
+        return _variables_block(tape, variables)
+
+
+def _khatri_rao(
+    tape: CurvatureTape, uses: Sequence[list[ParametrisedOperation]], variables: Sequence[Any]
+) -> tf.Tensor:
+    """The matrix over weight matrices, from the gradients of each example in all of them."""
+    rows = [tf.concat([op.input_rows() for op in operations], axis=1) for operations in uses]
+    orders = [
+        places_among(matrix_variables(operations[0]), variables)[matrix_order(operations[0])]
+        for operations in uses
+    ]
+    order = np.argsort(np.concatenate(orders))
+    total = None
+    for cotangents in _root_columns(tape, uses):
+        gradients = [
+            _example_gradients(inputs, operations, found)
+            for inputs, operations, found in zip(rows, uses, cotangents, strict=True)
+        ]
+        added = second_moment(tf.gather(tf.concat(gradients, axis=1), order, axis=1))
+        total = added if total is None else total + added
+    return total
+
+
+def _root_columns(
+    tape: CurvatureTape, uses: Sequence[list[ParametrisedOperation]]
+) -> Iterator[list[list[tf.Tensor]]]:
+    """For each column of the output curvature's root, its cotangents at each use of a matrix."""
+    outputs = [operation.output for operations in uses for operation in operations]
+    for likelihood in tape.likelihoods:
+        for index in range(likelihood.num_columns):
+            flat = tape.gradient(
+                likelihood.recorded,
+                outputs,
+                output_gradients=tf.cast(likelihood.column(index), likelihood.recorded.dtype),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            yield tf.nest.pack_sequence_as([[op.output for op in ops] for ops in uses], flat)
+
+
+def _example_gradients(
+    inputs: tf.Tensor, operations: list[ParametrisedOperation], cotangents: list[tf.Tensor]
+) -> tf.Tensor:
+    """Gradients in a joint matrix for each example, shape `(batch_size, weights)`."""
+    rows = tf.concat(
+        [op.cotangent_rows(c) for op, c in zip(operations, cotangents, strict=True)], axis=1
+    )
+    gradients = tf.einsum("nt...i,nt...o->n...io", inputs, rows)
+    return tf.reshape(gradients, (tf.shape(gradients)[0], -1))
+
+
 def _matrix_block(tape: CurvatureTape, operations: list[ParametrisedOperation]) -> tf.Tensor:
     """The block of a weight matrix from the rows of its uses: one backward pass an output."""
     inputs = tf.concat([operation.input_rows() for operation in operations], axis=1)
     total = None
-    for likelihood in tape.likelihoods:
-        for index in range(likelihood.num_columns):
-            cotangents = tape.gradient(
-                likelihood.recorded,
-                [operation.output for operation in operations],
-                output_gradients=tf.cast(likelihood.column(index), likelihood.recorded.dtype),
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-            rows = tf.concat(
-                [op.cotangent_rows(c) for op, c in zip(operations, cotangents, strict=True)],
-                axis=1,
-            )
-            gradients = tf.einsum("nt...i,nt...o->n...io", inputs, rows)
-            added = second_moment(tf.reshape(gradients, (tf.shape(gradients)[0], -1)))
-            total = added if total is None else total + added
+    for [cotangents] in _root_columns(tape, [operations]):
+        added = second_moment(_example_gradients(inputs, operations, cotangents))
+        total = added if total is None else total + added
     return total
 
 
@@ -118,12 +205,7 @@ def _keeps_examples(tape: CurvatureTape, operation: ParametrisedOperation) -> bo
 
 def _joint_block(tape: CurvatureTape, operation: ParametrisedOperation) -> tf.Tensor:
     """The block of a weight matrix, from that of its variables."""
-    biased = operation.bias is not None and operation.bias.trainable
-    variables = [operation.kernel, operation.bias] if biased else [operation.kernel]
-    sizes = [math.prod(variable.shape) for variable in variables]
-    numbers = tf.split(tf.range(sum(sizes)), sizes)
-    pieces = [tf.reshape(n, v.shape) for n, v in zip(numbers, variables, strict=True)]
-    order = tf.reshape(operation.matrix.join(pieces), (-1,))
+    variables, order = matrix_variables(operation), matrix_order(operation)
     block = _variables_block(tape, variables)
     return tf.gather(tf.gather(block, order), order, axis=1)
 

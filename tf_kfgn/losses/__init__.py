@@ -5,7 +5,7 @@ from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
 from tf_kfgn.losses.general import General
 from tf_kfgn.losses.poisson import Poisson
-from tf_kfgn.losses.resolve import WatchedLoss, resolve_loss
+from tf_kfgn.losses.resolve import WatchedLoss, loss_value, resolve_loss
 from tf_kfgn.losses.separable import Separable
 from tf_kfgn.losses.squared_error import SquaredError
 
@@ -18,5 +18,6 @@ __all__ = [
     "Separable",
     "SquaredError",
     "WatchedLoss",
+    "loss_value",
     "resolve_loss",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -69,6 +69,64 @@ def resolve_loss(
     Raises:
         ValueError: If there is no loss, or a loss has no curvature or needs targets for it.
     """
+    watched = []
+    for at in _losses_at_outputs(loss, y, outputs, sample_weight):
+        likelihood = likelihood_of(
+            at.loss, at.outputs, at.sample_weight, at.y, at.loss_weight, operations
+        )
+        watched.append(
+            WatchedLoss(
+                likelihood,
+                at.outputs,
+                at.loss,
+                at.loss_weight,
+                at.y,
+                at.sample_weight,
+                at.path,
+                at.names,
+            )
+        )
+    return watched
+
+
+def loss_value(loss: Any, y: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
+    """The loss as Keras reports it, whether or not it has a curvature in the outputs.
+
+    Args:
+        loss: What `compile(loss=...)` takes, or the loss of a compiled model.
+        y: Targets in the structure that the loss takes.
+        outputs: Structure of the model's outputs.
+        sample_weight: As `fit` takes it, or None.
+
+    Returns:
+        A scalar, without regularisers.
+
+    Raises:
+        ValueError: If there is no loss.
+    """
+    values = []
+    for at in _losses_at_outputs(loss, y, outputs, sample_weight):
+        value = at.loss(at.y, at.outputs, at.sample_weight)
+        values.append(value if at.loss_weight is None else value * at.loss_weight)
+    return tf.add_n(values)
+
+
+class _LossAtOutput(NamedTuple):
+    """A Keras loss, and what of targets, outputs and weights belongs to it."""
+
+    loss: keras.losses.Loss
+    loss_weight: float | None
+    y: Any
+    outputs: tf.Tensor
+    sample_weight: Any
+    path: tuple[Any, ...]
+    names: tuple[str, ...]
+
+
+def _losses_at_outputs(
+    loss: Any, y: Any, outputs: Any, sample_weight: Any
+) -> Iterator[_LossAtOutput]:
+    """Each loss with its leaves."""
     if loss is None:
         raise ValueError(
             "The loss is None, so there is no curvature to take. Pass loss=... to compile() or "
@@ -80,22 +138,13 @@ def resolve_loss(
     partial = not isinstance(y, dict) and (
         len(tf.nest.flatten(outputs)) != len(flat_y) == len(losses)
     )
-    watched = []
     for index, (path, keras_loss, loss_weight) in enumerate(losses):
         predictions = _leaf(outputs, path, names)
         targets = flat_y[index] if partial else _leaf(y, path, names)
         weight = sample_weight
         if tf.nest.is_nested(sample_weight):
             weight = _leaf(sample_weight, path, names)
-        likelihood = likelihood_of(
-            keras_loss, predictions, weight, targets, loss_weight, operations
-        )
-        watched.append(
-            WatchedLoss(
-                likelihood, predictions, keras_loss, loss_weight, targets, weight, path, names
-            )
-        )
-    return watched
+        yield _LossAtOutput(keras_loss, loss_weight, targets, predictions, weight, path, names)
 
 
 def _leaf(structure: Any, path: tuple[Any, ...], names: tuple[str, ...]) -> Any:
