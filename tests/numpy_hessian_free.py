@@ -45,9 +45,7 @@ class NumpyHessianFree:
         self.tau, self.warm_start = damping, warm_start
         self.most_iterations, self.tolerance = most_iterations, tolerance
         self.eta = 2 * l2 * flat([np.full(v.shape, v.ndim == 2, "float64") for v in self.variables])
-        self.kept_at = sorted(
-            {n for k in range(99) if (n := math.ceil(1.3**k)) < most_iterations}
-        )
+        self.kept_at = sorted({n for k in range(99) if (n := math.ceil(1.3**k)) < most_iterations})
         self.solution, self.rho, self.rejected = np.zeros_like(self.w), 0.0, 0
         self.inverse = np.eye(len(self.w))
         self.first_objective = None

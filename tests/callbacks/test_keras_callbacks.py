@@ -181,7 +181,8 @@ def test_the_logs_of_each_batch_have_the_damping_and_step_size_after_it(name):
 
     _, _, history = fit(name, LambdaCallback(on_train_batch_end=record))
     np.testing.assert_allclose(seen, expected)
-    assert len({step_size for _, step_size in seen}) == BATCHES
+    # HessianFree goes the whole way to the minimiser.
+    assert len({step_size for _, step_size in seen}) == (1 if name == "HessianFree" else BATCHES)
     assert history["damping"] == [seen[-1][0]]
 
 

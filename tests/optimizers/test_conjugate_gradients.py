@@ -103,9 +103,7 @@ def test_a_start_that_is_worse_than_zeros_is_dropped():
     matrix, target = system()
     bad = -np.linalg.solve(matrix, target)
     assert model_value(matrix, target, bad) > 0
-    found = conjugate_gradients(
-        times(matrix), pieces(target), start=pieces(bad), most_iterations=3
-    )
+    found = conjugate_gradients(times(matrix), pieces(target), start=pieces(bad), most_iterations=3)
     np.testing.assert_allclose(joined(found.x), by_numpy(matrix, target, 3)[3], rtol=1e-10)
 
 
@@ -199,9 +197,7 @@ def test_it_goes_back_as_long_as_the_objective_falls(values, index, looked_at):
             calls.assign_add(1)
             return tf.constant(values, tf.float64)[number]
 
-        return go_back(
-            objective_of, tf.constant(3), tf.constant(0), tf.constant(True), tf.float64
-        )
+        return go_back(objective_of, tf.constant(3), tf.constant(0), tf.constant(True), tf.float64)
 
     choice = run()
     assert int(choice.index) == index and int(calls) == looked_at

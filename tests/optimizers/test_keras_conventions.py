@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from numpy_kfra import NumpyKFRA
 from problems import MSE, dense, mlp, seeded, sequential
-from updates import OPTIMIZERS, batches, joint_weights, recorded
+from updates import WITH_HESSIAN_FREE, batches, joint_weights, recorded
 
 import tf_kfgn
 
@@ -22,13 +22,20 @@ FIXED = {"damping": 0.3, "damping_period": None, "step_size": 0.5, "momentum": 0
 """Settings by which the learning rate alone scales the step."""
 
 
-@pytest.fixture(params=OPTIMIZERS, ids=lambda optimizer: optimizer.__name__)
+SEARCH = {"damping": 1.0, "max_cg_iterations": 2}
+"""Of HessianFree, which takes a whole step."""
+
+
+@pytest.fixture(params=WITH_HESSIAN_FREE, ids=lambda optimizer: optimizer.__name__)
 def new(request):
-    """Makes one of the three optimizers; KFAC with a seed."""
+    """Makes one of the optimizers; KFAC with a seed."""
 
     def make(**arguments):
         if request.param is tf_kfgn.KFAC:
             arguments.setdefault("seed", 1)
+        if request.param is tf_kfgn.HessianFree:
+            given = {k: v for k, v in arguments.items() if k not in ("step_size", "momentum")}
+            arguments = {**SEARCH, **given}
         return request.param(**arguments)
 
     make.plain = functools.partial(plain, request.param)
@@ -51,7 +58,8 @@ def train(model, steps):
 @functools.cache
 def plain(optimizer):
     """Weights and damping with default settings, before and after each of the first updates."""
-    model = eager(optimizer(seed=1) if optimizer is tf_kfgn.KFAC else optimizer())
+    own = {tf_kfgn.KFAC: {"seed": 1}, tf_kfgn.HessianFree: SEARCH}
+    model = eager(optimizer(**own.get(optimizer, {})))
     weights, dampings = [model.get_weights()], [0.0]
     for number in range(3):
         train(model, (number, number + 1))

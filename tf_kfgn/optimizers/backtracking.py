@@ -44,7 +44,9 @@ def go_back(
         The best of those that were looked at; the last candidate if none was.
     """
 
-    def one_back(index: tf.Tensor, best: Choice, _: tf.Tensor) -> tuple[tf.Tensor, Choice, tf.Tensor]:
+    def one_back(
+        index: tf.Tensor, best: Choice, _: tf.Tensor
+    ) -> tuple[tf.Tensor, Choice, tf.Tensor]:
         value = tf.cast(objective_of(index), dtype)
         better = (value < best.value) | ~tf.math.is_finite(best.value)
         chosen = Choice(tf.where(better, index, best.index), tf.where(better, value, best.value))

@@ -152,9 +152,7 @@ def conjugate_gradients(
         maximum_iterations=most_iterations,
         parallel_iterations=1,
     )
-    return Solution(
-        found.x, found.number, found.values, found.kept, found.indefinite, found.failed
-    )
+    return Solution(found.x, found.number, found.values, found.kept, found.indefinite, found.failed)
 
 
 def spaced_numbers(most_iterations: int) -> list[int]:
@@ -175,9 +173,7 @@ def _first(
     start = list(start)
     residual = _sum(target, tf.constant(-1.0, nothing.dtype), product(start))
     value = _value(start, residual, target)
-    return tf.cond(
-        value < 0, lambda: (start, residual, value), lambda: (zeros, target, nothing)
-    )
+    return tf.cond(value < 0, lambda: (start, residual, value), lambda: (zeros, target, nothing))
 
 
 def _value(x: Vector, residual: Vector, target: Vector) -> tf.Tensor:

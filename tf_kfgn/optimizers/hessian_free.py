@@ -64,11 +64,11 @@ class HessianFree(GaussNewton):
         max_cg_iterations: Iterations of CG in one update, at most. Defaults to `100`.
         cg_tolerance: ε: CG stops after iteration i where the model fell by less than `k ε` of its
             value over the last k, with `k = max(10, i / 10)`. Defaults to `5e-4`, after Martens.
-        warm_start: Factor of the last solution, where CG starts. Defaults to `0.95`, after Martens &
-            Sutskever; `0` starts from zeros, which saves a copy of the weights. A start that the
+        warm_start: Factor of the last solution, where CG starts. Defaults to `0.95`, after Martens
+            & Sutskever; `0` starts from zeros, which saves a copy of the weights. A start that the
             model finds no better than zeros is dropped.
-        backtracking: Whether compared updates go back to an earlier iterate as long as the objective
-            falls with that. Defaults to `True`.
+        backtracking: Whether compared updates go back to an earlier iterate as long as the
+            objective falls with that. Defaults to `True`.
         curvature_fraction: Part of the batch whose curvature is taken, its first examples: `0.25`
             makes CG about four times as fast. `fit` runs one more forward pass on that part; in a
             loop of your own use `recorded_pass(..., curvature_tape=part)`, with a tape from
@@ -87,8 +87,8 @@ class HessianFree(GaussNewton):
         max_factor_size: Of the preconditioner: rows of a factor above which only its diagonal is
             kept; None for no limit. Defaults to `4096`.
         weight_decay: As in `GaussNewton`, as are the next ones.
-        clipnorm: Float. If set, the gradient of each weight is clipped to this norm before CG solves
-            with it.
+        clipnorm: Float. If set, the gradient of each weight is clipped to this norm before CG
+            solves with it.
         clipvalue: Float. As `clipnorm`, for single elements.
         global_clipnorm: Float. As `clipnorm`, for the gradient of all weights together.
         use_ema: Whether to keep an exponential moving average of the weights.
@@ -152,6 +152,12 @@ class HessianFree(GaussNewton):
         **kwargs: Any,
     ) -> None:
         """Take the arguments, which the class describes."""
+        foreign = sorted({"step_size", "momentum", "gradient_decay"} & set(kwargs))
+        if foreign:
+            raise ValueError(
+                f"HessianFree has no {foreign}: its step is that of CG, with the gradient of the "
+                "batch. `learning_rate` scales it, `warm_start` says where CG starts."
+            )
         search = SearchSettings(
             max_cg_iterations=max_cg_iterations,
             cg_tolerance=cg_tolerance,
@@ -234,7 +240,7 @@ class HessianFree(GaussNewton):
 
     @override
     def new_memory(self, layout: Layout) -> SearchVariables:
-        """Create the variables that hold the state; without a preconditioner there are no blocks."""
+        """Create the variables that hold the state; plain CG has no blocks."""
         if self.preconditioner is None:
             layout = Layout(layout.variables, [], layout.l2)
         return SearchVariables(self, layout, self.settings, warm_start=self.search.warm_start > 0)

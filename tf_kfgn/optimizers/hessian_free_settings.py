@@ -34,7 +34,9 @@ class SearchSettings:
         if self.warm_start > 1:
             raise ValueError(f"`warm_start` must be at most 1, received {self.warm_start!r}.")
         if not isinstance(self.backtracking, bool):
-            raise ValueError(f"`backtracking` must be True or False, received {self.backtracking!r}.")
+            raise ValueError(
+                f"`backtracking` must be True or False, received {self.backtracking!r}."
+            )
         check_number("curvature_fraction", self.curvature_fraction, POSITIVE, optional=False)
         if self.curvature_fraction > 1:
             raise ValueError(

@@ -94,7 +94,9 @@ class Candidates(NamedTuple):
         kept = numbers[tf.minimum(index, len(self.kept_at) - 1)]
         return tf.where(index < self.last, kept, last)
 
-    def proposal(self, index: tf.Tensor, length: tf.Tensor, batch: Batch, memory: Memory) -> Proposal:
+    def proposal(
+        self, index: tf.Tensor, length: tf.Tensor, batch: Batch, memory: Memory
+    ) -> Proposal:
         """The step to a candidate, `length` times as long.
 
         Args:
