@@ -197,7 +197,7 @@ class HessianFree(GaussNewton):
             name=name,
             **kwargs,
         )
-        self.estimator = estimator  # type: ignore[assignment]
+        self.estimator = estimator
         self.search = search
         self.preconditioning = preconditioning
 
