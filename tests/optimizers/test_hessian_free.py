@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -40,8 +42,10 @@ def gradient(model, x, y, loss):
     return flat(tape.gradient(value, [v.value for v in model.trainable_variables]))
 
 
-@pytest.mark.parametrize("preconditioner", [None, "kfra", "kflr", "kfac"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(
+    ("loss", "preconditioner"),
+    [*((loss, None) for loss in LOSSES), *zip(LOSSES, ("kfra", "kflr", "kfac"), strict=True)],
+)
 def test_solved_to_the_end_the_step_is_that_of_the_dense_matrix(unbounded, preconditioner, loss):
     rng = np.random.default_rng(0)
     x, y, l2, tau = rng.normal(size=(10, 4)), TARGETS[loss](rng), 1e-3, 1e-2
@@ -229,6 +233,13 @@ def test_products_that_are_not_finite_leave_the_last_good_iterate(monkeypatch):
     none, optimizer = step(good=0, most=9)
     np.testing.assert_array_equal(none, 0)
     assert int(optimizer.nonfinite_steps) == 1
+
+
+def test_several_replicas_are_refused(monkeypatch):
+    context = types.SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: context)
+    with pytest.raises(ValueError, match="does not run on several replicas"):
+        tf_kfgn.HessianFree().move(None)
 
 
 def test_without_a_tape_there_is_no_step():

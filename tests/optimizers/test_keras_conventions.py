@@ -38,6 +38,7 @@ def new(request):
             arguments = {**SEARCH, **given}
         return request.param(**arguments)
 
+    make.optimizer = request.param
     make.plain = functools.partial(plain, request.param)
     return make
 
@@ -449,9 +450,12 @@ def test_a_schedule_gives_the_damping_of_each_update(new, tmp_path):
 
 
 def test_a_constant_schedule_of_the_damping_makes_the_steps_of_a_fixed_one(new):
+    # Where HessianFree compares, it may go back to an earlier iterate, or a longer way.
+    same = {"damping_period": None} if new.optimizer is tf_kfgn.HessianFree else {}
+    first, second = (schedules.PiecewiseConstantDecay([9], [v, 1.0]) for v in (0.25, 0.1))
     models = [
-        eager(new(damping=schedules.PiecewiseConstantDecay([9], [0.25, 1.0]))),
-        eager(new(damping=schedules.PiecewiseConstantDecay([9], [0.1, 1.0]), min_damping=0.25)),
+        eager(new(damping=first, **same)),
+        eager(new(damping=second, min_damping=0.25, **same)),
         eager(new(damping=0.25, damping_period=None)),
     ]
     scheduled, at_the_floor, fixed = (train(model, (0, 2)).get_weights() for model in models)

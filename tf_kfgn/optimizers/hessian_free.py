@@ -35,7 +35,7 @@ class HessianFree(GaussNewton):
     ```python
     tf_kfgn.enable_curvature(model)
     model.compile(optimizer=tf_kfgn.HessianFree(preconditioner="kfac"), loss="mse")
-    model.fit(x, y, batch_size=len(x), epochs=50)
+    model.fit(x, y, batch_size=len(x), epochs=100)
     ```
 
     Every update needs a recorded pass. In memory it keeps the last step, the last solution, and,
