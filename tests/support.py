@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "features.md"
-OPTIMIZERS = ("KFRA", "KFLR", "KFAC")
+OPTIMIZERS = ("KFRA", "KFLR", "KFAC", "HessianFree")
 BEGIN, END = "<!-- begin of the support table: python tests/support.py -->", "<!-- end of it -->"
 
 _FEATURES = "test_training_features.py::test_"
@@ -130,7 +130,8 @@ FEATURES = {
     "dead units": "test_faults.py::test_dead_units_train_what_is_left",
 }
 
-# One test runs all of them.
+# One test runs all of these.
+AT_ONCE = ("KFRA", "KFLR", "KFAC")
 ALL_AT_ONCE = {
     "`kill -9` with our `BackupAndRestore`": (
         "test_faults.py::test_killed_twenty_times_training_ends_where_it_would_have"
@@ -159,9 +160,12 @@ def table(collected: Iterable[str]) -> str:
         short = name.removeprefix("tests/")
         named = {one for one in OPTIMIZERS if one.lower() in parameters.lower()}
         shown.setdefault(short, set()).update(named)
-    lines = [f"| feature | {' | '.join(OPTIMIZERS)} | test |", "|---|---|---|---|---|"]
+    lines = [
+        f"| feature | {' | '.join(OPTIMIZERS)} | test |",
+        "|---|" + "---|" * len(OPTIMIZERS) + "---|",
+    ]
     for feature, test in (FEATURES | ALL_AT_ONCE).items():
-        covered = set(OPTIMIZERS) if feature in ALL_AT_ONCE else shown.get(test, set())
+        covered = set(AT_ONCE) if feature in ALL_AT_ONCE else shown.get(test, set())
         if test not in shown or not covered:
             raise ValueError(f"No test of an optimizer shows {feature}: {test}")
         cells = ["✓" if one in covered else "" for one in OPTIMIZERS]

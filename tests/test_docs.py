@@ -142,6 +142,10 @@ def test_the_code_of_choosing(page, capsys):
     assert errors[3] == 0.0  # KFLR is exact for the last layer under squared error
     assert max(errors) < 1.0
 
+    page.run(y=y)
+    went, chosen = (int(number) for number in capsys.readouterr().out.split())
+    assert 0 < chosen <= went <= 100
+
     page.run()
     encoder = keras.layers.Conv1D(4, 3, name="encoder")
     pooling = keras.layers.GlobalAveragePooling1D()

@@ -23,7 +23,7 @@ OPTIMIZERS = {
     "kflr": lambda: tf_kfgn.KFLR(**SETTINGS),
     "kfac": lambda: tf_kfgn.KFAC(**SETTINGS, seed=1),
 }
-COMPILED = [*((name, False) for name in OPTIMIZERS), ("kfra", True)]
+COMPILED = [*((name, False) for name in OPTIMIZERS), ("kfra", True), ("hessianfree", False)]
 
 generator = np.random.default_rng(0)
 X = generator.normal(size=(64, 5)).astype("float32")
@@ -86,6 +86,8 @@ def named(compiled: tuple[str, bool]) -> str:
 @pytest.fixture(scope="module", params=COMPILED, ids=named)
 def training(request) -> Training:
     name, jit_compile = request.param
+    if name == "hessianfree":
+        return Training(tf_kfgn.HessianFree(max_cg_iterations=10), jit_compile)
     return Training(OPTIMIZERS[name](), jit_compile)
 
 

@@ -17,6 +17,9 @@ OPTIMIZERS = {
     "kfra": lambda: tf_kfgn.KFRA(**SETTINGS),
     "kflr": lambda: tf_kfgn.KFLR(**SETTINGS, use_ema=True),
     "kfac": lambda: tf_kfgn.KFAC(**SETTINGS, num_samples=2),
+    "hessianfree": lambda: tf_kfgn.HessianFree(
+        **SETTINGS, max_cg_iterations=3, preconditioner="kfac"
+    ),
 }
 
 

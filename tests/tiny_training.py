@@ -1,4 +1,4 @@
-"""A tiny model, its data, and the three optimizers, for tests of how Keras trains it."""
+"""A tiny model, its data, and the optimizers, for tests of how Keras trains it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ OPTIMIZERS = {
     "KFRA": tf_kfgn.KFRA,
     "KFLR": tf_kfgn.KFLR,
     "KFAC": functools.partial(tf_kfgn.KFAC, seed=1),
+    "HessianFree": functools.partial(tf_kfgn.HessianFree, damping=1.0, max_cg_iterations=2),
 }
 
 

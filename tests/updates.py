@@ -12,6 +12,7 @@ from problems import mlp, seeded
 import tf_kfgn
 
 OPTIMIZERS = [tf_kfgn.KFRA, tf_kfgn.KFLR, tf_kfgn.KFAC]
+WITH_HESSIAN_FREE = [*OPTIMIZERS, tf_kfgn.HessianFree]
 MSE = keras.losses.MeanSquaredError(dtype="float64")
 
 

@@ -19,7 +19,7 @@ from tf_kfgn.analysis import (  # noqa: E402
 from tf_kfgn.enabling import disable_curvature, enable_curvature  # noqa: E402
 from tf_kfgn.exporting import export_training  # noqa: E402
 from tf_kfgn.factors import KroneckerFactors  # noqa: E402
-from tf_kfgn.optimizers import KFAC, KFLR, KFRA  # noqa: E402
+from tf_kfgn.optimizers import KFAC, KFLR, KFRA, HessianFree  # noqa: E402
 from tf_kfgn.recording.tape import CurvatureTape  # noqa: E402
 from tf_kfgn.training import Model, Sequential  # noqa: E402
 
@@ -30,6 +30,7 @@ __all__ = [
     "KFLR",
     "KFRA",
     "CurvatureTape",
+    "HessianFree",
     "KroneckerFactors",
     "Model",
     "Sequential",

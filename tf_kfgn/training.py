@@ -94,7 +94,10 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
             # Keras' own would update the metrics that follow the loss of each output.
             return tape.loss_of(outputs) + additional_losses(self)
 
-        make_update(optimizer, gradients, self.trainable_variables, tape, objective, loss)
+        part = None
+        if gauss_newton.curvature_fraction < 1:
+            part = _recorded_part(self, tape, data, gauss_newton.curvature_fraction)
+        make_update(optimizer, gradients, self.trainable_variables, tape, objective, loss, part)
         track_loss(self, x, loss)
         metrics = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return {**metrics, **gauss_newton.progress()}
@@ -103,6 +106,30 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
 def _training_outputs(model: keras.Model, x: Any) -> Any:
     has_argument = "training" in model.call_signature_parameters
     return model(x, training=True) if has_argument else model(x)
+
+
+def _recorded_part(model: Any, tape: CurvatureTape, data: Any, fraction: float) -> CurvatureTape:
+    """A recorded pass of the first examples of a batch, one at least.
+
+    Args:
+        model: The model.
+        tape: The recorded pass of the whole batch.
+        data: The batch, as `fit` passes it on.
+        fraction: The part of its examples.
+    """
+
+    def first(values: Any) -> Any:
+        if values is None:
+            return None
+        count = tf.cast(tf.shape(values)[0], tf.float64)
+        return values[: tf.cast(tf.math.ceil(fraction * count), tf.int32)]
+
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    x, y, sample_weight = tf.nest.map_structure(first, (x, y, sample_weight))
+    with tape.of_part() as part:
+        outputs = _training_outputs(model, x)
+        part.watch_loss(compiled_loss(model), y, outputs, sample_weight)
+    return part
 
 
 class _ModelRole(Role):

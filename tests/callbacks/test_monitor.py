@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import math
@@ -142,10 +143,11 @@ def test_several_fits_go_on_and_another_optimizer_starts_anew():
     ("optimizer", "settings"),
     [
         (tf_kfgn.KFLR, {}),
+        (functools.partial(tf_kfgn.HessianFree, max_cg_iterations=2), {}),
         (tf_kfgn.KFAC, {"run_eagerly": False}),
         (tf_kfgn.KFRA, {"run_eagerly": False, "jit_compile": True}),
     ],
-    ids=["KFLR eagerly", "KFAC in a graph", "KFRA by XLA"],
+    ids=["KFLR eagerly", "HessianFree eagerly", "KFAC in a graph", "KFRA by XLA"],
 )
 def test_training_is_bitwise_the_same(optimizer, settings, tmp_path):
     model = compiled(optimizer(), **settings)

@@ -62,3 +62,24 @@ def test_the_worst_block_is_named(monkeypatch, capsys):
     weak_block.main()
     _, small, large = (line.split() for line in capsys.readouterr().out.splitlines())
     assert float(small[4]) > 3 * float(large[4])  # the ratio
+
+
+@pytest.mark.slow
+def test_hessian_free_is_below_kfra_and_needs_fewer_iterations_with_blocks(
+    monkeypatch, capsys, tmp_path
+):
+    import hessian_free
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["hessian_free.py", "--smoke"])
+    hessian_free.main()
+    curves, regression, iterations = (
+        [line.split() for line in part.splitlines()[2:]]
+        for part in capsys.readouterr().out.split("\n\n")
+    )
+    for rows in (curves, regression):
+        assert [int(row[0]) for row in rows] == [0, 1, 2, 3]
+        for _, kfra, *ours in rows[1:]:
+            assert all(float(value) < float(kfra) for value in ours)
+    for _, _, plain, *preconditioned in iterations:
+        assert all(int(count) < int(plain) for count in preconditioned)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ N, T, F, U = 3, 4, 3, 2
 TOLERANCE = {"rtol": 1e-6, "atol": 1e-12}
 CELLS = (keras.layers.SimpleRNN, keras.layers.LSTM, keras.layers.GRU)
 OPTIMIZERS = (tf_kfgn.KFRA, tf_kfgn.KFLR, tf_kfgn.KFAC)
+WITH_HESSIAN_FREE = (*OPTIMIZERS, functools.partial(tf_kfgn.HessianFree, max_cg_iterations=3))
+NAMES = ("KFRA", "KFLR", "KFAC", "HessianFree")
 PARTS = ["kernel", "recurrent_kernel"]
 
 
@@ -145,10 +149,10 @@ def test_a_replay_starts_from_the_recorded_states_and_keeps_the_present(cls):
     assert wrong(model(x), outputs, by=1e-6)
 
 
-@pytest.mark.parametrize("optimizer_class", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer_class", WITH_HESSIAN_FREE, ids=NAMES)
 def test_an_update_moves_the_states_once(optimizer_class):
     """The comparisons of an update call the model again."""
-    cls = CELLS[OPTIMIZERS.index(optimizer_class)]
+    cls = CELLS[WITH_HESSIAN_FREE.index(optimizer_class) % 3]
 
     def trained(optimizer):
         model = functional(cls(U, dtype="float64", stateful=True, name="rnn"), batch_size=N)
@@ -280,10 +284,10 @@ def small(cls, **options):
     )
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", WITH_HESSIAN_FREE, ids=NAMES)
 def test_recurrent_layers_train_alike_in_a_graph_and_eagerly(optimizer):
     """Each cell with one of the optimizers; XLA takes long to compile loops inside of loops."""
-    cls = CELLS[OPTIMIZERS.index(optimizer)]
+    cls = CELLS[WITH_HESSIAN_FREE.index(optimizer) % 3]
     x, y = np.float32(sequences(count=8)), np.float32(sequences(4, 8)[:, 0, :2])
     found = []
     ways = [{}, {"run_eagerly": True}, *[{"jit_compile": True}] * (optimizer is tf_kfgn.KFAC)]

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from updates import MSE, OPTIMIZERS, batches, joint_weights, made_eager, recorded
+from updates import MSE, OPTIMIZERS, WITH_HESSIAN_FREE, batches, joint_weights, made_eager, recorded
 
 import tf_kfgn
 
@@ -17,10 +17,12 @@ FIXED = {
 
 def seeded(optimizer, **arguments):
     own = {"seed": 3} if optimizer is tf_kfgn.KFAC else {}
+    if optimizer is tf_kfgn.HessianFree:
+        own = {"seed": 3, "preconditioner": "kfac", "max_cg_iterations": 2}
     return optimizer(**own, **arguments)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", WITH_HESSIAN_FREE)
 def test_factors_are_averaged_over_the_batches(optimizer):
     optimizer = seeded(optimizer, gradient_accumulation_steps=3)
     model = made_eager(optimizer)

@@ -48,7 +48,7 @@ print("trained")
 """
 
 
-@pytest.mark.parametrize("name", ["KFRA", "KFLR", "KFAC"])
+@pytest.mark.parametrize("name", ["KFRA", "KFLR", "KFAC", "HessianFree"])
 def test_autograph_says_nothing_of_a_custom_loop(name, tmp_path):
     script = tmp_path / "loop.py"  # AutoGraph reads the source
     script.write_text(LOOP)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from numpy_kfra import NumpyKFRA
-from updates import OPTIMIZERS, batches, joint_weights, made, recorded
+from updates import OPTIMIZERS, WITH_HESSIAN_FREE, batches, joint_weights, made, recorded
 
 import tf_kfgn
 from tf_kfgn.optimizers import comparison
@@ -60,11 +60,13 @@ def test_the_transcription_notices_another_damping():
     assert not np.allclose(joint_weights(model)[0], plain.W[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", WITH_HESSIAN_FREE)
 def test_graph_xla_and_eager_agree(optimizer):
     weights = []
     for arguments in MODES.values():
         own = {"seed": 3} if optimizer is tf_kfgn.KFAC else {}
+        if optimizer is tf_kfgn.HessianFree:
+            own = {"max_cg_iterations": 4}
         model = made(optimizer(**SETTINGS, **own), L2, **arguments)
         for x, y in batches(6):
             model.train_on_batch(x, y)

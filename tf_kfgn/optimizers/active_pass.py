@@ -27,6 +27,7 @@ class RecordedPass(NamedTuple):
         refreshed: Whether the curvature has been refreshed from the tape already.
         gradient: The objective's own gradient, as pairs with variables, where what is applied is
             another one: clipped, or averaged over several batches.
+        curvature_tape: A recorded pass of a part of the batch, whose curvature `HessianFree` takes.
     """
 
     tape: CurvatureTape | None = None
@@ -34,6 +35,7 @@ class RecordedPass(NamedTuple):
     loss: tf.Tensor | None = None
     refreshed: bool = False
     gradient: list[tuple[Any, Any]] | None = None
+    curvature_tape: CurvatureTape | None = None
 
 
 PASS: Active[RecordedPass] = Active("recorded_pass", RecordedPass())
@@ -45,6 +47,7 @@ def recorded_pass(
     loss: tf.Tensor | None = None,
     refreshed: bool = False,
     gradient: list[tuple[Any, Any]] | None = None,
+    curvature_tape: CurvatureTape | None = None,
 ) -> contextlib.AbstractContextManager[None]:
     """Let Gauss-Newton optimizers, wrapped or not, use a recorded pass inside this context.
 
@@ -60,5 +63,7 @@ def recorded_pass(
         refreshed: Whether `GaussNewton.refresh_curvature` was called with this tape, as it must
             be before another optimizer moves weights.
         gradient: The objective's own gradient, as in `RecordedPass`.
+        curvature_tape: A recorded pass of a part of the batch: `HessianFree` takes the curvature
+            from it. Defaults to that of the whole batch.
     """
-    return PASS.using(RecordedPass(tape, objective, loss, refreshed, gradient))
+    return PASS.using(RecordedPass(tape, objective, loss, refreshed, gradient, curvature_tape))

@@ -182,6 +182,11 @@ class GaussNewton(Stateful, abc.ABC):
         return self.estimator.max_factor_size
 
     @property
+    def curvature_fraction(self) -> float:
+        """Part of the batch whose curvature the step takes: all of it."""
+        return 1.0
+
+    @property
     def seed(self) -> int:
         """Seed of the estimator; the factors of update t are drawn from `(seed, t)`."""
         return self.estimator.seed
@@ -200,7 +205,7 @@ class GaussNewton(Stateful, abc.ABC):
         version 0.1.0, makes one that does neither.
         """
         config = dict(config)
-        if config.keys() >= {"curvature_decay", "factor_period", "inverse_period"}:
+        if config.keys() >= {"momentum", "curvature_decay", "factor_period", "inverse_period"}:
             config.setdefault("gradient_decay", 0.0)
             config.setdefault("overshoot", None)
         if isinstance(config.get("damping"), dict):
@@ -318,22 +323,33 @@ class GaussNewton(Stateful, abc.ABC):
         self, gradients: list[Any], variables: list[Any], learning_rate: Any
     ) -> None:
         """Make the step that `update.move` describes."""
-        tape, objective, loss, refreshed, own_gradient = PASS.get()
+        recorded = PASS.get()
         gradient = self._whole_gradient(zip(gradients, variables, strict=True))
-        if tape is None:
+        if recorded.tape is None:
             self.require_curvature()
         moving = {index_of(self, variable) for variable in variables}
-        batch = Batch(
-            gradient=gradient,
-            learning_rate=learning_rate,
-            iteration=tf.cast(self.iterations, tf.int64),
-            moving=[index in moving for index in range(len(self.layout.variables))],
-            tape=tape,
-            objective=objective,
-            loss=loss,
-            own_gradient=None if own_gradient is None else self._whole_gradient(own_gradient),
-            alone=not (self.gradient_accumulation_steps or refreshed),
+        own = recorded.gradient
+        self.move(
+            Batch(
+                gradient=gradient,
+                learning_rate=learning_rate,
+                iteration=tf.cast(self.iterations, tf.int64),
+                moving=[index in moving for index in range(len(self.layout.variables))],
+                tape=recorded.tape,
+                objective=recorded.objective,
+                loss=recorded.loss,
+                own_gradient=None if own is None else self._whole_gradient(own),
+                alone=not (self.gradient_accumulation_steps or recorded.refreshed),
+                curvature_tape=recorded.curvature_tape,
+            )
         )
+
+    def move(self, batch: Batch) -> None:
+        """Move the weights, once the curvature is refreshed, and remember how that went.
+
+        Args:
+            batch: What the batch brings.
+        """
         memory = update.move(self.settings, self.layout, self.memory.read(), batch)
         self.memory.write(memory)
 

@@ -49,7 +49,11 @@ class Stateful(HookedOptimizer):
             )
         super().build(variables)
         layout = Layout.of(variables, self.estimator.max_factor_size)
-        self._memory = MemoryVariables(self, layout, self.settings)
+        self._memory = self.new_memory(layout)
+
+    def new_memory(self, layout: Layout) -> MemoryVariables:
+        """Create the variables that hold the state, for these blocks."""
+        return MemoryVariables(self, layout, self.settings)
 
     @property
     def memory(self) -> MemoryVariables:

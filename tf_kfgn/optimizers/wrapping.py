@@ -21,6 +21,7 @@ def make_update(
     tape: CurvatureTape,
     objective: Callable[[], tf.Tensor] | None = None,
     loss: tf.Tensor | None = None,
+    curvature_tape: CurvatureTape | None = None,
 ) -> None:
     """Make one update with any optimizer: one of ours, or any that holds some of ours.
 
@@ -32,6 +33,7 @@ def make_update(
         tape: The recorded pass that the gradients come from.
         objective: As for `GaussNewton.apply`.
         loss: As for `GaussNewton.apply`.
+        curvature_tape: As for `recorded_pass`.
 
     Raises:
         ValueError: If an optimizer that hands its variables on gives none to ours.
@@ -49,7 +51,8 @@ def make_update(
         for one in ours:
             if one.built:  # it was given some variables
                 one.refresh_curvature(tape)
-    with recorded_pass(tape, objective, None if several else loss, refreshed=several):
+    loss = None if several else loss
+    with recorded_pass(tape, objective, loss, several, curvature_tape=curvature_tape):
         optimizer.apply(gradients, variables)
 
 

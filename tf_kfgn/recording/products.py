@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -118,21 +118,12 @@ class JacobianProducts(tf.GradientTape, abc.ABC):
             What `jvp` returns, for each vector.
         """
         variables = self.variables if variables is None else list(variables)
-        for vector in tangents:
-            if len(vector) != len(variables):
-                raise ValueError(
-                    f"`tangents` must hold one tensor for each of the {len(variables)} variables "
-                    f"{[v.name for v in variables]}, but holds {len(vector)}."
-                )
+        _check_tangents(tangents, variables)
         flat = self.outputs if outputs is None else tf.nest.flatten(outputs)
-        with tf.GradientTape(persistent=len(tangents) > 1) as outer:
-            cotangents = [tf.zeros_like(output) for output in flat]
-            outer.watch(cotangents)
-            products = self._transpose_product(flat, variables, cotangents)
+        transpose = self._recorded_transpose(flat, variables, persistent=len(tangents) > 1)
         structure = outputs if outputs is not None else (flat if len(flat) > 1 else flat[0])
         return [
-            tf.nest.pack_sequence_as(structure, self._transposed(outer, products, cotangents, v))
-            for v in tangents
+            tf.nest.pack_sequence_as(structure, self._transposed(*transpose, v)) for v in tangents
         ]
 
     def _transposed(
@@ -171,18 +162,52 @@ class JacobianProducts(tf.GradientTape, abc.ABC):
             One tensor for each variable.
         """
         variables = self.variables if variables is None else list(variables)
-        likelihoods = self.likelihoods
+        _check_tangents([vectors], variables)
+        return self.gauss_newton_operator(variables)(vectors)
+
+    def gauss_newton_operator(
+        self, variables: Sequence[Any]
+    ) -> Callable[[Sequence[tf.Tensor]], list[tf.Tensor]]:
+        """The Gauss-Newton matrix of the watched losses, as a function of one vector.
+
+        What does not depend on the vector is found once. The function may be called inside a
+        `tf.while_loop`.
+
+        Args:
+            variables: The variables that vectors belong to.
+
+        Returns:
+            A function from one tensor for each variable to one tensor for each variable; see
+            `gauss_newton_vector_product`.
+        """
+        variables, likelihoods = list(variables), self.likelihoods
         outputs = [likelihood.recorded for likelihood in likelihoods]
-        tangents = self.jvp(vectors, outputs, variables)
-        curved = [
-            likelihood.mean_hessian_product(tangent)
-            for likelihood, tangent in zip(likelihoods, tangents, strict=True)
-        ]
-        scale = unit_scale(curved) if self.uses_float16 else None
-        if scale is None:
-            return self._transpose_product(outputs, variables, curved)
-        products = self._transpose_product(outputs, variables, [c * scale for c in curved])
-        return [product / tf.cast(scale, product.dtype) for product in products]
+        transpose = self._recorded_transpose(outputs, variables, persistent=True)
+
+        def product(vector: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+            curved = [
+                likelihood.mean_hessian_product(tangent)
+                for likelihood, tangent in zip(
+                    likelihoods, self._transposed(*transpose, vector), strict=True
+                )
+            ]
+            scale = unit_scale(curved) if self.uses_float16 else None
+            if scale is None:
+                return self._transpose_product(outputs, variables, curved)
+            products = self._transpose_product(outputs, variables, [c * scale for c in curved])
+            return [product / tf.cast(scale, product.dtype) for product in products]
+
+        return product
+
+    def _recorded_transpose(
+        self, outputs: list[tf.Tensor], variables: list[Any], persistent: bool
+    ) -> tuple[tf.GradientTape, list[tf.Tensor], list[tf.Tensor]]:
+        """A tape of the map from cotangents to products, its products, and the cotangents."""
+        with tf.GradientTape(persistent=persistent) as tape:
+            cotangents = [tf.zeros_like(output) for output in outputs]
+            tape.watch(cotangents)
+            products = self._transpose_product(outputs, variables, cotangents)
+        return tape, products, cotangents
 
     def _transpose_product(
         self, outputs: list[tf.Tensor], variables: list[Any], cotangents: list[tf.Tensor]
@@ -197,3 +222,17 @@ class JacobianProducts(tf.GradientTape, abc.ABC):
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         return [tf.convert_to_tensor(product) for product in products]  # an embedding has slices
+
+
+def _check_tangents(tangents: Sequence[Sequence[tf.Tensor]], variables: list[Any]) -> None:
+    """Refuse vectors that do not fit the variables.
+
+    Raises:
+        ValueError: If the number of tensors in one is not the number of variables.
+    """
+    for vector in tangents:
+        if len(vector) != len(variables):
+            raise ValueError(
+                f"`tangents` must hold one tensor for each of the {len(variables)} variables "
+                f"{[v.name for v in variables]}, but holds {len(vector)}."
+            )

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tf_kfgn._keras.tapes import is_recording
 from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
-from tf_kfgn.recording.active import TAPE, following
+from tf_kfgn.recording.active import REPLAY, TAPE, following
 from tf_kfgn.recording.products import JacobianProducts
 from tf_kfgn.recording.replay import Draw, Replay
 
@@ -174,6 +174,22 @@ class CurvatureTape(JacobianProducts):
         """
         with following(Replay(self.draws[since:])):
             yield
+
+    @contextlib.contextmanager
+    def of_part(self) -> Iterator[CurvatureTape]:
+        """Record a pass of a part of the same batch on a tape of its own.
+
+        The model draws from the seeds of this tape, though masks of fewer examples are others, and
+        updates no statistic.
+
+        ```python
+        with tape.of_part() as part:
+            outputs = model(x[:100], training=True)
+            part.watch_loss(loss_fn, y[:100], outputs)
+        ```
+        """
+        with CurvatureTape() as part, REPLAY.using(Replay(self.draws)):
+            yield part
 
     def repeating(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that can be called again later, with the random numbers of its call now.

@@ -1,0 +1,343 @@
+"""HessianFree: against dense solves and NumPy, and what becomes of bad products and steps."""
+
+from __future__ import annotations
+
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from brute_force import flat, gauss_newton
+from numpy_hessian_free import NumpyHessianFree
+from problems import LOSSES, mlp, seeded
+from updates import MSE, batches, made, made_eager, recorded
+
+import tf_kfgn
+from tf_kfgn.optimizers import recorded_pass
+from tf_kfgn.recording.tape import CurvatureTape
+
+SOLVED = {"cg_tolerance": 0.0, "max_cg_iterations": 300, "warm_start": 0.0}
+TARGETS = {
+    "MeanSquaredError()": lambda rng: rng.normal(size=(10, 3)),
+    "BinaryCrossentropy(from_logits=True)": lambda rng: rng.integers(0, 2, (10, 3)) * 1.0,
+    "SparseCategoricalCrossentropy(from_logits=True)": lambda rng: rng.integers(0, 3, 10),
+}
+
+
+def small(l2=0.0):
+    regularizer = keras.regularizers.L2(l2) if l2 else None
+    return seeded(lambda: mlp([4, 5, 3], "tanh", kernel_regularizer=regularizer))()
+
+
+def enabled(optimizer, loss=MSE, l2=0.0, **arguments):
+    model = tf_kfgn.enable_curvature(small(l2))
+    model.compile(optimizer, loss, **({"run_eagerly": True} | arguments))
+    return model
+
+
+def gradient(model, x, y, loss):
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x)) + sum(model.losses)
+    return flat(tape.gradient(value, [v.value for v in model.trainable_variables]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "preconditioner"),
+    [*((loss, None) for loss in LOSSES), *zip(LOSSES, ("kfra", "kflr", "kfac"), strict=True)],
+)
+def test_solved_to_the_end_the_step_is_that_of_the_dense_matrix(unbounded, preconditioner, loss):
+    rng = np.random.default_rng(0)
+    x, y, l2, tau = rng.normal(size=(10, 4)), TARGETS[loss](rng), 1e-3, 1e-2
+    stock = small(l2)
+    matrix = gauss_newton(stock, x, y, LOSSES[loss], stock.trainable_variables)
+    is_kernel = flat([np.full(v.shape, v.ndim == 2) for v in stock.trainable_variables])
+    g = gradient(stock, x, y, LOSSES[loss])
+    expected = np.linalg.solve(matrix + np.diag(tau + 2 * l2 * is_kernel), -g)
+
+    own = {} if preconditioner is None else {"preconditioner": preconditioner, "seed": 1}
+    optimizer = tf_kfgn.HessianFree(damping=tau, damping_period=None, **SOLVED, **own)
+    model = enabled(optimizer, LOSSES[loss], l2)
+    before = flat(model.get_weights())
+    model.train_on_batch(x, y)
+    step = flat(model.get_weights()) - before
+    np.testing.assert_allclose(step, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+    assert int(optimizer.cg_iterations) < 300
+
+
+@pytest.mark.parametrize("mode", [{"run_eagerly": True}, {"jit_compile": False}])
+def test_updates_are_those_of_numpy(mode):
+    # After more iterations CG has amplified the round-off of both. Keras rounds l2 to float32.
+    l2, search = 2.0**-10, {"max_cg_iterations": 7, "warm_start": 0.9}
+    optimizer = tf_kfgn.HessianFree(damping=0.01, **search)
+    model = made(optimizer, l2, **mode)
+    twin = made("sgd", l2)
+    plain = NumpyHessianFree(twin, MSE, 0.01, 7, 5e-4, 0.9, l2)
+    chosen, dampings = [], []
+    for x, y in batches(8, size=12):
+        model.train_on_batch(x, y)
+        plain.step(x, y)
+        np.testing.assert_allclose(flat(model.get_weights()), plain.w, rtol=1e-6, atol=1e-9)
+        for actual, expected in (
+            (optimizer.damping, plain.tau),
+            (optimizer.reduction_ratio, plain.rho),
+            (optimizer.cg_iterations, plain.iterations),
+            (optimizer.chosen_iteration, plain.chosen),
+            (optimizer.rejected_steps, plain.rejected),
+        ):
+            np.testing.assert_allclose(float(actual), expected, rtol=1e-6)
+        chosen.append(plain.chosen < plain.iterations)
+        dampings.append(plain.tau)
+    assert any(chosen) and len(set(dampings)) > 2, (chosen, dampings)
+
+
+# Parts of the weights, and of the batch
+
+
+def test_frozen_weights_are_left_out_of_the_system(unbounded):
+    [(x, y)] = batches(1)
+    model = made_eager(tf_kfgn.HessianFree(damping=0.1, damping_period=None, **SOLVED))
+    tape, _, pairs = recorded(model, x, y)
+    model.optimizer.build(model.trainable_variables)
+    kept = [i for i, (_, v) in enumerate(pairs) if v is not model.layers[1].kernel]
+    matrix = gauss_newton(model, x, y, MSE, [pairs[i][1] for i in kept])
+    g = flat([pairs[i][0] for i in kept])
+    expected = np.linalg.solve(matrix + 0.1 * np.eye(len(g)), -g)
+    before = model.get_weights()
+    model.optimizer.apply_gradients([pairs[i] for i in kept], tape=tape)
+    steps = [a - b for a, b in zip(model.get_weights(), before, strict=True)]
+    np.testing.assert_allclose(flat([steps[i] for i in kept]), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(steps[2], 0)
+
+
+def through_fit(model, x, y):
+    model.train_on_batch(x, y)
+
+
+def through_a_loop(model, x, y):
+    tape, loss, pairs = recorded(model, x, y)
+    with tape.of_part() as part:
+        part.watch_loss(MSE, y[:4], model(x[:4], training=True))
+    gradients, variables = zip(*pairs, strict=True)
+    with recorded_pass(tape, None, loss, curvature_tape=part):
+        model.optimizer.apply(list(gradients), list(variables))
+
+
+@pytest.mark.parametrize("way", [through_fit, through_a_loop])
+def test_a_part_of_the_batch_gives_the_curvature(unbounded, way):
+    [(x, y)] = batches(1)  # 16 examples
+    optimizer = tf_kfgn.HessianFree(
+        damping=0.1, damping_period=None, curvature_fraction=0.2, **SOLVED
+    )
+    model = made_eager(optimizer)
+    g = flat([g for g, _ in recorded(model, x, y)[2]])
+    steps = {}
+    for count in (4, 16):  # 0.2 of 16 is rounded up
+        matrix = gauss_newton(model, x[:count], y[:count], MSE, model.trainable_variables)
+        steps[count] = np.linalg.solve(matrix + 0.1 * np.eye(len(g)), -g)
+    before = flat(model.get_weights())
+    way(model, x, y)
+    step = flat(model.get_weights()) - before
+    np.testing.assert_allclose(step, steps[4], rtol=1e-6, atol=1e-9)
+    assert not np.allclose(step, steps[16], rtol=1e-2)
+
+
+def test_the_pass_of_a_part_moves_no_statistic_and_no_seed():
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.BatchNormalization(dtype="float64"),
+        keras.layers.Dropout(0.5, seed=1, dtype="float64"),
+        keras.layers.Dense(2, dtype="float64"),
+    ]
+    model = keras.Sequential([keras.Input((5,), dtype="float64"), *layers])
+    tf_kfgn.enable_curvature(model)
+    [(x, y)] = batches(1)
+    with CurvatureTape() as tape:
+        model(x, training=True)
+    state = [v.numpy() for v in model.non_trainable_variables]
+    with tape.of_part() as part:
+        outputs = model(x[:4], training=True)
+        part.watch_loss(MSE, y[:4], outputs)
+    for variable, value in zip(model.non_trainable_variables, state, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert len(part.operations) == 3
+    assert np.any(outputs != model(x[:4], training=False))  # it was in training mode
+
+
+# Steps that are not taken
+
+
+def test_a_step_that_raises_the_objective_is_taken_back():
+    [(x, y)] = batches(1)
+    optimizer = tf_kfgn.HessianFree(damping=0.1, max_cg_iterations=4)
+    model = made_eager(optimizer)
+    tape, loss, pairs = recorded(model, x, y)
+    before = model.get_weights()
+    looks = []
+
+    def worse():
+        looks.append(1)
+        return loss + 1.0 + len(looks)
+
+    optimizer.apply_gradients(pairs, tape=tape, objective=worse, loss=loss)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert len(looks) == 2  # the last iterate, and one that was no better
+    assert int(optimizer.rejected_steps) == 1 and int(optimizer.nonfinite_steps) == 0
+    np.testing.assert_allclose(float(optimizer.damping), 0.2)
+    solution = flat(optimizer.memory.search.solution)
+    assert np.linalg.norm(solution) > 0  # where the next search starts
+
+
+def test_a_step_that_nobody_compares_promises_half_of_the_objective():
+    [(x, y)] = batches(1)
+    model = made_eager(tf_kfgn.HessianFree(damping=1e-6, damping_period=None))
+    _, loss, pairs = recorded(model, x, y)
+    before = flat(model.get_weights())
+    model.train_on_batch(x, y)
+    step = flat(model.get_weights()) - before
+    fall = -step @ flat([g for g, _ in pairs])
+    np.testing.assert_allclose(fall, 0.5 * float(loss), rtol=1e-9)
+    assert 0 < float(model.optimizer.step_size) < 1
+
+
+def test_products_that_are_not_finite_leave_the_last_good_iterate(monkeypatch):
+    """After two good products of the search all are NaN."""
+    [(x, y)] = batches(1)
+
+    def step(good, most):
+        make = CurvatureTape.gauss_newton_operator
+        calls = []
+
+        def operator(tape, variables):
+            product = make(tape, variables)
+
+            def sometimes(vector):
+                calls.append(1)
+                bad = np.nan if len(calls) > good else 1.0
+                return [bad * t for t in product(vector)]
+
+            return sometimes
+
+        monkeypatch.setattr(CurvatureTape, "gauss_newton_operator", operator)
+        optimizer = tf_kfgn.HessianFree(damping=0.1, max_cg_iterations=most, warm_start=0.0)
+        model = made_eager(optimizer)
+        before = flat(model.get_weights())
+        model.train_on_batch(x, y)
+        monkeypatch.setattr(CurvatureTape, "gauss_newton_operator", make)
+        return flat(model.get_weights()) - before, optimizer
+
+    cut, optimizer = step(good=2, most=9)
+    assert int(optimizer.cg_iterations) == 2 and int(optimizer.nonfinite_steps) == 0
+    np.testing.assert_array_equal(cut, step(good=99, most=2)[0])
+    none, optimizer = step(good=0, most=9)
+    np.testing.assert_array_equal(none, 0)
+    assert int(optimizer.nonfinite_steps) == 1
+
+
+def test_several_replicas_are_refused(monkeypatch):
+    context = types.SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: context)
+    with pytest.raises(ValueError, match="does not run on several replicas"):
+        tf_kfgn.HessianFree().move(None)
+
+
+def test_without_a_tape_there_is_no_step():
+    [(x, y)] = batches(1)
+    model = made_eager(tf_kfgn.HessianFree(max_cg_iterations=2))
+    model.train_on_batch(x, y)
+    _, _, pairs = recorded(model, x, y)
+    with pytest.raises(ValueError, match=r"curvature of each batch.*pass `tape=tape`"):
+        model.optimizer.apply_gradients(pairs)
+
+
+# What it reaches
+
+
+def test_a_small_regression_falls_faster_than_with_kfra_and_to_round_off():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3))
+    y = np.tanh(x @ rng.normal(size=(3, 3))) @ rng.normal(size=(3, 2))
+
+    def losses(optimizer):
+        model = tf_kfgn.enable_curvature(seeded(lambda: mlp([3, 5, 2], "tanh"))())
+        model.compile(optimizer, MSE, jit_compile=False)
+        return model.fit(x, y, batch_size=40, epochs=45, verbose=0, shuffle=False).history["loss"]
+
+    ours, kfra = losses(tf_kfgn.HessianFree()), losses(tf_kfgn.KFRA())
+    assert all(one < other for one, other in zip(ours[1:], kfra[1:], strict=True))
+    assert ours[-1] < 1e-10 * ours[0]
+
+
+def test_a_preconditioner_halves_the_iterations_at_least():
+    """Inputs of scales from 1 to 1/100: A has what plain CG must find out."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(50, 12)) * np.geomspace(1, 1e-2, 12)
+    y = np.tanh(50 * x[:, -2:])
+
+    def iterations(preconditioner):
+        own = {} if preconditioner is None else {"preconditioner": preconditioner, "seed": 1}
+        model = tf_kfgn.enable_curvature(seeded(lambda: mlp([12, 6, 2], "tanh"))())
+        optimizer = tf_kfgn.HessianFree(
+            damping=1e-6, cg_tolerance=1e-5, max_cg_iterations=200, warm_start=0.0, **own
+        )
+        model.compile(optimizer, MSE, run_eagerly=True)
+        model.train_on_batch(x, y)
+        return int(optimizer.cg_iterations)
+
+    plain = iterations(None)
+    for preconditioner in ("kfra", "kflr"):
+        assert iterations(preconditioner) <= plain / 2
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_cg_iterations": 0}, "`max_cg_iterations`.*received 0"),
+        ({"cg_tolerance": -1.0}, r"`cg_tolerance`.*received -1\.0"),
+        ({"warm_start": 1.5}, r"`warm_start` must be at most 1, received 1\.5"),
+        ({"warm_start": -0.5}, r"`warm_start`.*received -0\.5"),
+        ({"backtracking": "yes"}, "`backtracking` must be True or False, received 'yes'"),
+        ({"curvature_fraction": 0.0}, r"`curvature_fraction`.*received 0\.0"),
+        ({"curvature_fraction": 2.0}, r"`curvature_fraction` must be at most 1, received 2\.0"),
+        ({"preconditioner": "adam"}, "`preconditioner` must be None or one of.*received 'adam'"),
+        ({"num_samples": 2}, "`num_samples` is no argument of the preconditioner None"),
+        ({"preconditioner": "kfra", "num_columns": 2}, "`num_columns` is no argument.*'kfra'"),
+        ({"preconditioner": "kfac", "num_samples": 0}, "num_samples.*received 0"),
+        ({"seed": 1.5}, r"`seed`.*received 1\.5"),
+        ({"damping": 0.0}, r"`damping`.*more than 0.*received 0\.0"),
+        ({"damping_decay": 1.0}, r"`damping_decay`.*below 1.*received 1\.0"),
+        ({"step_size": 1.0}, "step_size"),
+        ({"typo": 1}, "not recognized"),
+    ],
+)
+def test_arguments_out_of_range_are_named(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        tf_kfgn.HessianFree(**arguments)
+
+
+def test_every_argument_is_in_the_configuration():
+    given = {
+        "learning_rate": 0.5, "damping": 0.2, "min_damping": 0.03, "damping_decay": 0.8,
+        "damping_period": 3, "max_cg_iterations": 7, "cg_tolerance": 1e-3, "warm_start": 0.5,
+        "backtracking": False, "curvature_fraction": 0.5, "preconditioner": "kflr",
+        "curvature_decay": 0.9, "factor_period": 4, "inverse_period": 8,
+        "approximation": {"dense": "reduce"}, "max_factor_size": 99, "weight_decay": 0.01,
+        "clipnorm": None, "clipvalue": 0.4, "global_clipnorm": None, "use_ema": True,
+        "ema_momentum": 0.95, "ema_overwrite_frequency": 7, "loss_scale_factor": 16.0,
+        "gradient_accumulation_steps": 2, "name": "given", "num_samples": None,
+        "num_columns": 3, "memory_limit": 5.0, "seed": 11,
+    }  # fmt: skip
+    optimizer = tf_kfgn.HessianFree(**given)
+    config = optimizer.get_config()
+    assert {k: v for k, v in config.items() if k != "approximation"} == pytest.approx(
+        {k: v for k, v in given.items() if k != "approximation"}
+    )
+    assert config["approximation"] == given["approximation"]
+    assert tf_kfgn.HessianFree.from_config(config).get_config() == config
+    estimator = optimizer.estimator
+    assert (estimator.num_columns, estimator.memory_limit, estimator.seed) == (3, 5.0, 11)
+    assert estimator.max_factor_size == 99
