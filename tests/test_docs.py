@@ -116,7 +116,7 @@ def test_the_code_of_troubleshooting(page, capsys):
     tf_kfgn.enable_curvature(model)
     model.compile(tf_kfgn.KFAC(), "mse")
     page.run(model=model, x=x, y=y)
-    shown = ("damping", "step_size", "noise_ratio", "reduction_ratio", "rejected_steps")
+    shown = ("damping", "step_size", "noise_ratio", "trust", "reduction_ratio", "rejected_steps")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert tuple(words[0] for words in lines if len(words) == 2 and words[0] in shown) == shown
     page.run()

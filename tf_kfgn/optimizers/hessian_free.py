@@ -21,6 +21,9 @@ from tf_kfgn.optimizers.hessian_free_settings import Preconditioning, SearchSett
 from tf_kfgn.optimizers.hessian_free_variables import SearchVariables
 from tf_kfgn.recording.tape import CurvatureTape
 
+# Arguments of the other optimizers that have no meaning here.
+FOREIGN = {"step_size", "momentum", "gradient_decay", "overshoot"}
+
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
 class HessianFree(GaussNewton):
@@ -152,7 +155,7 @@ class HessianFree(GaussNewton):
         **kwargs: Any,
     ) -> None:
         """Take the arguments, which the class describes."""
-        foreign = sorted({"step_size", "momentum", "gradient_decay"} & set(kwargs))
+        foreign = sorted(FOREIGN & set(kwargs))
         if foreign:
             raise ValueError(
                 f"HessianFree has no {foreign}: its step is that of CG, with the gradient of the "
@@ -182,6 +185,7 @@ class HessianFree(GaussNewton):
             damping_decay=damping_decay,
             damping_period=damping_period,
             gradient_decay=0.0,  # CG solves with the gradient of the batch
+            overshoot=None,
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,
@@ -249,7 +253,7 @@ class HessianFree(GaussNewton):
     def get_config(self) -> dict[str, Any]:
         """The constructor arguments."""
         settings = self.settings.config()
-        for fixed in ("step_size", "momentum", "gradient_decay"):
+        for fixed in FOREIGN:
             del settings[fixed]
         search = {name: getattr(self.search, name) for name in self.search.__dataclass_fields__}
         return {

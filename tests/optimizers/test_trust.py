@@ -1,0 +1,137 @@
+"""Steps are shortened as far as the next batch says that they lead nowhere."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from updates import OPTIMIZERS, batches, made_eager
+
+import tf_kfgn
+from tf_kfgn.optimizers.memory import Memory, Scalars
+from tf_kfgn.optimizers.trust import LEAST, MOST_SPEED, RATE, with_trust
+
+
+def told(slopes, curvature=1.0, trust=0.1, overshoot=0.4, **scalars):
+    """The scalars after some slopes along the last step, of which the first sets the scale."""
+    zero = tf.constant(0.0, tf.float64)
+    values = Scalars(*[zero for _ in Scalars._fields])
+    start = {"trust": trust, "last_moved": 1.0, **scalars}
+    values = values._replace(**{name: tf.constant(v, tf.float64) for name, v in start.items()})
+    memory = Memory([], [], values, [])
+    settings = tf_kfgn.KFRA(overshoot=overshoot).settings
+    for slope in slopes:
+        proposal = SimpleNamespace(
+            fresh_slope=tf.constant(slope, tf.float64),
+            fresh_curvature=tf.constant(curvature, tf.float64),
+        )
+        memory = with_trust(settings, memory, proposal)
+    return memory.scalars
+
+
+def test_a_slope_beyond_the_overshoot_shortens_and_one_below_it_lengthens():
+    assert float(told([0.5]).trust) < 0.1 < float(told([0.3]).trust)
+    assert float(told([0.4]).trust) == pytest.approx(0.1)
+    assert float(told([0.3], overshoot=0.2).trust) < 0.1  # another overshoot, another answer
+
+
+def test_one_vote_moves_by_the_rate_and_many_that_agree_are_faster():
+    speed = 1 / (1 + 1 / MOST_SPEED - 0.2)
+    assert float(told([0.5]).trust) == pytest.approx(0.1 * math.exp(-RATE * speed))
+    before, after = (float(told([0.5] * n, trust=0.9).trust) for n in (40, 41))
+    assert math.log(before / after) == pytest.approx(RATE * MOST_SPEED, rel=1e-3)
+
+
+def test_votes_are_counted_in_units_of_what_is_usual():
+    small, large = (told([0.5, 0.2, 0.6], usual_overshoot=0.0).trust for _ in range(2))
+    scaled = told([s * 1e-9 for s in (0.5, 0.2, 0.6)], curvature=1e-9).trust
+    assert float(small) == float(large) == pytest.approx(float(scaled), rel=1e-9)
+
+
+@pytest.mark.parametrize(("slope", "limit"), [(1.0, LEAST), (-1.0, 1.0)])
+def test_the_share_stays_within_its_limits(slope, limit):
+    assert float(told([slope] * 300).trust) == pytest.approx(limit)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {"slopes": [math.nan]},
+        {"slopes": [math.inf]},
+        {"slopes": [1.0], "curvature": 0.0},
+        {"slopes": [1.0], "curvature": math.nan},
+        {"slopes": [1.0], "last_moved": 0.0},
+        {"slopes": [1.0], "overshoot": None},
+    ],
+)
+def test_what_says_nothing_moves_nothing(what):
+    scalars = told(**what)
+    assert float(scalars.trust) == 0.1
+    assert float(scalars.agreement) == float(scalars.usual_overshoot) == 0
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_same_batch_again_shortens_nothing(optimizer):
+    model = made_eager(optimizer())
+    [(x, y)] = batches(1)
+    for _ in range(8):
+        model.train_on_batch(x, y)
+    assert float(model.optimizer.trust) == 1
+
+
+def noisy(overshoot, updates=400, **arguments):
+    """A linear regression whose targets are mostly noise, in small batches."""
+    keras.utils.set_random_seed(0)
+    generator = np.random.default_rng(0)
+    weights = generator.normal(size=(30, 1))
+    model = keras.Sequential([keras.Input((30,)), keras.layers.Dense(1)])
+    tf_kfgn.enable_curvature(model)
+    model.compile(tf_kfgn.KFLR(overshoot=overshoot, **arguments), "mse", jit_compile=False)
+
+    def batch(size, sign=1.0, noise=3.0):
+        x = generator.normal(size=(size, 30)).astype("float32")
+        y = sign * x @ weights + noise * generator.normal(size=(size, 1))
+        return x, y.astype("float32")
+
+    for _ in range(updates):
+        model.train_on_batch(*batch(16))
+    return model, batch
+
+
+def excess(model, batch, sign=1.0):
+    x, y = batch(2000, sign, noise=0.0)
+    return float(np.mean((model.predict(x, verbose=0) - y) ** 2))
+
+
+@pytest.fixture(scope="module")
+def settled():
+    keras.config.set_floatx("float32")
+    return noisy(overshoot=0.4)
+
+
+def test_where_noise_rules_steps_get_shorter_and_the_error_smaller(settled):
+    model, batch = settled
+    shortened = excess(model, batch)
+    assert float(model.optimizer.trust) < 0.6
+    plain, batch = noisy(overshoot=None)
+    assert float(plain.optimizer.trust) == 1
+    assert shortened < 0.5 * excess(plain, batch)
+
+
+def test_when_the_data_change_steps_grow_again(settled):
+    model, batch = settled
+    low, start = float(model.optimizer.trust), excess(model, batch, sign=-1.0)
+    for _ in range(40):
+        model.train_on_batch(*batch(16, sign=-1.0))
+    assert float(model.optimizer.trust) > 1.5 * low
+    assert excess(model, batch, sign=-1.0) < 0.1 * start
+
+
+@pytest.mark.parametrize("fixed", [{"step_size": 0.1}, {"momentum": 0.0}])
+def test_a_step_that_the_model_does_not_choose_is_not_shortened(fixed):
+    model, _ = noisy(overshoot=0.4, updates=20, **fixed)
+    assert float(model.optimizer.trust) == 1
