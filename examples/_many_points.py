@@ -1,6 +1,6 @@
 """The second derivatives of a two-layer network at many points of its weights at once.
 
-By TensorFlow's automatic differentiation alone, so that it is something to compare the package with.
+By automatic differentiation alone, so that it is something to compare the package with.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def batch(generator: np.random.Generator, widths: Sequence[int] = WIDTHS) -> tup
 
 
 def check_claims(activation: str, points: int, generator: np.random.Generator) -> Claims:
-    """Look at a network with one activation at random points of its weights, each with its batch."""
+    """Look at a network with one activation at random points, each with a batch of its own."""
     inputs, hidden, outputs = WIDTHS
     split = inputs * hidden
     x = generator.normal(size=(points, EXAMPLES, inputs))

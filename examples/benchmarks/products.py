@@ -27,7 +27,7 @@ from rich.table import Table
 import tf_kfgn
 from tf_kfgn import analysis
 
-GRADIENT = "gradient"
+GRADIENT, EAGER = "gradient", "gradient, not compiled"
 CLASSES = 10
 
 
@@ -121,16 +121,17 @@ def tasks(
     hessian = analysis.hessian_operator(model, x, y, loss)
     gauss_newton = analysis.gauss_newton_operator(model, x, loss, y)
 
-    @tf.function
     def gradient() -> list[tf.Tensor]:
         with tf.GradientTape() as tape:
             value = loss(y, model(x, training=False))
         return tape.gradient(value, [variable.value for variable in variables])
 
+    compiled = tf.function(gradient)
     return {
-        GRADIENT: lambda: [tensor.numpy() for tensor in gradient()],
+        GRADIENT: lambda: [tensor.numpy() for tensor in compiled()],
         "hessian_operator": lambda: hessian @ flat,
         "gauss_newton_operator": lambda: gauss_newton @ flat,
+        EAGER: lambda: [tensor.numpy() for tensor in gradient()],
         "hessian_vector_product": lambda: analysis.hessian_vector_product(
             model, x, y, loss, vectors
         ),

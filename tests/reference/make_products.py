@@ -5,6 +5,7 @@ Needs torch and curvlinops-for-pytorch; no test runs it. Problems come from `man
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 
@@ -26,7 +27,7 @@ OPERATORS = {"ggn": GGNLinearOperator, "hessian": HessianLinearOperator}
 def network(widths: list[int], activation: str) -> nn.Sequential:
     """Dense layers with biases; the last one is linear."""
     modules: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(widths):
         modules += [nn.Linear(inputs, outputs), ACTIVATIONS[activation]()]
     return nn.Sequential(*modules[:-1])
 
