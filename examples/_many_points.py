@@ -53,7 +53,7 @@ def _compiled(activation: Callable[[tf.Tensor], tf.Tensor], hidden: int) -> Call
             gradients = inner.gradient(errors, weights)
             flat = tf.reshape(predictions, (-1, predictions.shape[1] * outputs))
         J = outer.batch_jacobian(flat, weights)
-        scale = tf.cast(2 / flat.shape[1], J.dtype)
+        scale = tf.constant(2 / flat.shape[1], J.dtype)  # a cast would go through float32
         return outer.batch_jacobian(gradients, weights), scale * tf.matmul(J, J, transpose_a=True)
 
     return matrices
