@@ -9,9 +9,11 @@ there is a maximum. Writes error_surface.png, and prints
 
 - the smallest eigenvalue of the Hessian within each layer, at many random points, for piecewise
   linear activations (none is negative) and for tanh (some are);
-- the smallest entry of the diagonal of the Hessian, at the same points;
-- at the first few of them, how far Hessian and Gauss-Newton blocks are apart, and the smallest
-  eigenvalue of the Hessian of both layers together, which may be negative.
+- the smallest entry of the diagonal of the Hessian, and how far Hessian and Gauss-Newton blocks are
+  apart;
+- the smallest eigenvalue of the Hessian of both layers together, which may be negative;
+- at the first few points, how far the blocks of the package are from these, which automatic
+  differentiation gives for many points at once.
 
 Ends with an error if one of these claims does not hold.
 """
@@ -27,10 +29,10 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from _arguments import positive_integer, seed
+from _many_points import matrices_at
 from _report import replacing, require_writable
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 import tf_kfgn
@@ -44,7 +46,7 @@ CLEAR = 0.1  # how far below zero the eigenvalues at the maximum are
 PIECEWISE_LINEAR = ("relu", "leaky_relu", "linear")
 SMOOTH = "tanh"
 ROUNDING = 1e-10  # what an eigenvalue may be below zero
-FEW_POINTS = 10  # where the Hessian of both layers and Gauss-Newton blocks are looked at
+FEW_POINTS = 10  # where the blocks of the package are looked at
 
 LOSS = keras.losses.MeanSquaredError(dtype="float64")
 
@@ -54,16 +56,17 @@ class Claims(NamedTuple):
 
     Attributes:
         eigenvalue: The smallest within a layer.
-        distance: The largest between an entry of a Hessian and of a Gauss-Newton block, at the
-            first few points.
+        distance: The largest between an entry of a Hessian and of a Gauss-Newton block.
         diagonal: The smallest entry of the Hessian's diagonal.
-        joint: The smallest eigenvalue of the Hessian of both layers together, at the first few.
+        joint: The smallest eigenvalue of the Hessian of both layers together.
+        package: The largest distance of an entry of the package's blocks, at the first few points.
     """
 
     eigenvalue: float
     distance: float
     diagonal: float
     joint: float
+    package: float
 
 
 class Maximum(NamedTuple):
@@ -104,29 +107,36 @@ def batch(generator: np.random.Generator, widths: Sequence[int] = WIDTHS) -> tup
     return tuple(generator.normal(size=shape) for shape in shapes)
 
 
-def check_claims(
-    activation: str, points: int, generator: np.random.Generator, console: Console
-) -> Claims:
-    """Look at a network with one activation at random points of its weights."""
+def check_claims(activation: str, points: int, generator: np.random.Generator) -> Claims:
+    """Look at a network with one activation at random points, each with a batch of its own."""
+    inputs, hidden, outputs = WIDTHS
+    split = inputs * hidden
+    x = generator.normal(size=(points, EXAMPLES, inputs))
+    y = generator.normal(size=(points, EXAMPLES, outputs))
+    weights = generator.normal(size=(points, split + hidden * outputs))
+    hessians, gauss_newton = matrices_at(activation, x, y, weights, hidden)
+    layers = slice(split), slice(split, None)
+    eigenvalues = [np.linalg.eigvalsh(hessians[:, layer, layer]).min() for layer in layers]
+    distances = [np.abs((hessians - gauss_newton)[:, layer, layer]).max() for layer in layers]
     model = network(activation)
-    eigenvalues, distances, diagonals, joint = [], [], [], []
-    for point in track(range(points), f"{activation:10}", console=console, transient=True):
-        x, y = batch(generator)
-        for variable in model.trainable_variables:
-            variable.assign(generator.normal(size=variable.shape))
-        hessian = tf_kfgn.hessian_blocks(model, x, y, LOSS)
-        for block in hessian.values():
-            eigenvalues.append(np.linalg.eigvalsh(block)[0])
-            diagonals.append(np.diag(block).min())
-        if point < FEW_POINTS:
-            gauss_newton = tf_kfgn.gauss_newton_blocks(model, x, LOSS)
-            distances += [
-                np.abs(hessian[name] - block).max() for name, block in gauss_newton.items()
-            ]
-            operator = analysis.hessian_operator(model, x, y, LOSS)
-            joint.append(np.linalg.eigvalsh(operator @ np.eye(operator.shape[0]))[0])
+    package = []
+    for point in range(min(points, FEW_POINTS)):
+        values = weights[point, :split], weights[point, split:]
+        for variable, value in zip(model.trainable_variables, values, strict=True):
+            variable.assign(value.reshape(variable.shape))
+        both = (
+            (hessians, tf_kfgn.hessian_blocks(model, x[point], y[point], LOSS)),
+            (gauss_newton, tf_kfgn.gauss_newton_blocks(model, x[point], LOSS)),
+        )
+        for matrices, blocks in both:
+            for layer, block in zip(layers, blocks.values(), strict=True):
+                package.append(np.abs(matrices[point, layer, layer] - block).max())
     return Claims(
-        *(float(f) for f in (min(eigenvalues), max(distances), min(diagonals), min(joint)))
+        eigenvalue=float(min(eigenvalues)),
+        distance=float(max(distances)),
+        diagonal=float(np.diagonal(hessians, axis1=1, axis2=2).min()),
+        joint=float(np.linalg.eigvalsh(hessians).min()),
+        package=float(max(package)),
     )
 
 
@@ -241,6 +251,14 @@ def verdicts(found: dict[str, Claims], maximum: Maximum) -> list[tuple[str, bool
     smooth = found[SMOOTH]
     lines += [
         (
+            f"{activation}: the blocks of the package are those of automatic differentiation, "
+            f"distance {claims.package:.1e}",
+            claims.package <= ROUNDING,
+        )
+        for activation, claims in found.items()
+    ]
+    lines += [
+        (
             f"{SMOOTH}: a negative eigenvalue within a layer, smallest {smooth.eigenvalue:.3g}",
             smooth.eigenvalue < -ROUNDING,
         ),
@@ -283,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figure.savefig(partial, format="png", dpi=110)
     generator = np.random.default_rng(args.seed + 1)
     found = {
-        activation: check_claims(activation, args.random_points, generator, console)
+        activation: check_claims(activation, args.random_points, generator)
         for activation in (*PIECEWISE_LINEAR, SMOOTH)
     }
     lines = verdicts(found, maximum)

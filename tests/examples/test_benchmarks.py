@@ -83,3 +83,22 @@ def test_hessian_free_is_below_kfra_and_needs_fewer_iterations_with_blocks(
             assert all(float(value) < float(kfra) for value in ours)
     for _, _, plain, *preconditioned in iterations:
         assert all(int(count) < int(plain) for count in preconditioned)
+
+
+@pytest.mark.slow
+def test_products_are_measured_in_gradients(monkeypatch, capsys, tmp_path):
+    import products
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["products.py", "--smoke", "--rounds", "1"])
+    products.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {" ".join(cells[1 : cells.index("│", 1)]): cells for cells in lines if cells[0] == "│"}
+    assert float(rows["gradient"][-2]) == 1
+    for kind in ("hessian", "gauss_newton"):
+        assert float(rows[f"{kind}_operator"][-2]) > 0
+        assert float(rows[f"{kind}_vector_product"][-2]) > 0
+    for matrix in ("Hessian", "Gauss-Newton"):
+        values = [float(value) for value in rows[matrix][-11:-1]]
+        assert values == sorted(values, reverse=True)

@@ -24,7 +24,7 @@ def test_draws_figure_1_and_checks_its_claims(script, tmp_path, capsys):
 
 
 def test_a_claim_that_does_not_hold_is_an_error(script):
-    good = script.Claims(eigenvalue=0.0, distance=0.0, diagonal=0.0, joint=-1.0)
+    good = script.Claims(eigenvalue=0.0, distance=0.0, diagonal=0.0, joint=-1.0, package=0.0)
     maximum = script.Maximum(None, None, None, np.zeros((2, 1)), 0.0, np.array([-2.0, -1.0]))
     found = dict.fromkeys(script.PIECEWISE_LINEAR, good)
     found[script.SMOOTH] = good._replace(eigenvalue=-1.0)
@@ -34,6 +34,7 @@ def test_a_claim_that_does_not_hold_is_an_error(script):
         good._replace(distance=1e-9),
         good._replace(diagonal=-1e-9),
         good._replace(joint=0.0),
+        good._replace(package=1e-9),
     ):
         lines = script.verdicts({**found, "relu": wrong}, maximum)
         assert [holds for _, holds in lines].count(False) == 1
