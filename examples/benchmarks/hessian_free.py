@@ -50,7 +50,7 @@ class Size:
 
 
 SMOKE = Size(
-    images=60, widths=(12, 3), updates=3, regression_updates=3, looks=(0, 2), most_iterations=200
+    images=60, widths=(12, 3), updates=2, regression_updates=2, looks=(2,), most_iterations=200
 )
 LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
 
