@@ -143,7 +143,7 @@ class NumpyKFRA:
             vote = np.clip(room / self.usual_overshoot, -3, 3)
             self.agreement = 0.8 * self.agreement + 0.2 * np.clip(vote, -1, 1)
             speed = 1 / (1.25 - abs(self.agreement))
-            self.trust = np.clip(self.trust * np.exp(0.03 * speed * vote), 1e-3, 1)
+            self.trust = np.clip(self.trust * np.exp(0.03 * speed * vote), 0.2, 1)
 
         # The step, and Levenberg-Marquardt on the same batch.
         assert before <= 2 * self.usual_objective or self.t == 0  # no batch of the tests is astray

@@ -16,7 +16,7 @@ from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.trust import LEAST, MOST_SPEED, RATE, with_trust
 
 
-def told(slopes, curvature=1.0, trust=0.1, overshoot=0.4, **scalars):
+def told(slopes, curvature=1.0, trust=0.5, overshoot=0.4, **scalars):
     """The scalars after some slopes along the last step, of which the first sets the scale."""
     zero = tf.constant(0.0, tf.float64)
     values = Scalars(*[zero for _ in Scalars._fields])
@@ -34,15 +34,15 @@ def told(slopes, curvature=1.0, trust=0.1, overshoot=0.4, **scalars):
 
 
 def test_a_slope_beyond_the_overshoot_shortens_and_one_below_it_lengthens():
-    assert float(told([0.5]).trust) < 0.1 < float(told([0.3]).trust)
-    assert float(told([0.4]).trust) == pytest.approx(0.1)
-    assert float(told([0.3], overshoot=0.2).trust) < 0.1  # another overshoot, another answer
+    assert float(told([0.5]).trust) < 0.5 < float(told([0.3]).trust)
+    assert float(told([0.4]).trust) == pytest.approx(0.5)
+    assert float(told([0.3], overshoot=0.2).trust) < 0.5  # another overshoot, another answer
 
 
 def test_one_vote_moves_by_the_rate_and_many_that_agree_are_faster():
     speed = 1 / (1 + 1 / MOST_SPEED - 0.2)
-    assert float(told([0.5]).trust) == pytest.approx(0.1 * math.exp(-RATE * speed))
-    before, after = (float(told([0.5] * n, trust=0.9).trust) for n in (40, 41))
+    assert float(told([0.5]).trust) == pytest.approx(0.5 * math.exp(-RATE * speed))
+    before, after = (float(told([0.5] * n, trust=1.0, agreement=-1.0).trust) for n in (3, 4))
     assert math.log(before / after) == pytest.approx(RATE * MOST_SPEED, rel=1e-3)
 
 
@@ -70,7 +70,7 @@ def test_the_share_stays_within_its_limits(slope, limit):
 )
 def test_what_says_nothing_moves_nothing(what):
     scalars = told(**what)
-    assert float(scalars.trust) == 0.1
+    assert float(scalars.trust) == 0.5
     assert float(scalars.agreement) == float(scalars.usual_overshoot) == 0
 
 
