@@ -1,15 +1,16 @@
-"""Blocks of an approximation to the Gauss-Newton matrix, in NumPy: dense, and damped and solved."""
+"""Blocks of an approximation to the Gauss-Newton matrix, dense, and damped and solved."""
 
 from __future__ import annotations
 
 import abc
-import math
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.analysis.factor_spectra import eigenvalues
+from tf_kfgn.blocks import kronecker
 
 
 class ApproximateBlock(abc.ABC):
@@ -69,19 +70,16 @@ class DiagonalBlock(ApproximateBlock):
 
 
 class KroneckerBlock(ApproximateBlock):
-    """`A ⊗ G`, for each group, damped as the optimizers do: factored Tikhonov damping.
-
-    `(A + π √τ I) ⊗ (G + √τ / π I)` with `π² = (tr A / dim A) / (tr G / dim G)`; Martens & Grosse
-    (2015), section 6.3.
-    """
+    """`A ⊗ G`, for each group, damped by the optimizers' own `tf_kfgn.blocks.kronecker.invert`."""
 
     def __init__(self, A: Any, G: Any) -> None:
         """Hold the factors, `([groups,] d, d)`, or their diagonals, `([groups,] d, 1)`."""
-        self._groups = list(zip(_matrices(A), _matrices(G), strict=True))
+        self._A, self._G = (tf.cast(factor, tf.float64) for factor in (A, G))
 
     @override
     def dense(self) -> np.ndarray:
-        blocks = [np.kron(A, G) for A, G in self._groups]
+        pairs = zip(_matrices(self._A), _matrices(self._G), strict=True)
+        blocks = [np.kron(A, G) for A, G in pairs]
         size = sum(map(len, blocks))
         whole, start = np.zeros((size, size)), 0
         for block in blocks:
@@ -92,18 +90,15 @@ class KroneckerBlock(ApproximateBlock):
 
     @override
     def solve(self, gradient: np.ndarray, damping: float) -> np.ndarray:
-        root, parts = math.sqrt(damping), []
-        pieces = np.split(gradient, len(self._groups))
-        for (A, G), piece in zip(self._groups, pieces, strict=True):
-            means = np.trace(A) / len(A), np.trace(G) / len(G)
-            pi = math.sqrt(means[0] / means[1]) if min(means) > 0 else 1.0
-            rows = np.linalg.solve(A + pi * root * np.eye(len(A)), piece.reshape(len(A), len(G)))
-            parts.append(np.linalg.solve(G + root / pi * np.eye(len(G)), rows.T).T.ravel())
-        return np.concatenate(parts)
+        state = kronecker.KroneckerState(self._A, self._G, self._A, self._G)
+        inverted, _ = kronecker.invert(state, tf.constant(damping, tf.float64))
+        *groups, rows, _ = self._A.shape
+        matrix = tf.reshape(gradient, (*groups, rows, self._G.shape[-2]))
+        return kronecker.precondition(inverted, matrix).numpy().ravel()
 
     @override
     def top_eigenvalue(self) -> float:
-        return max(float(eigenvalues(A).max() * eigenvalues(G).max()) for A, G in self._groups)
+        return float((eigenvalues(self._A).max(-1) * eigenvalues(self._G).max(-1)).max())
 
 
 def _matrices(factor: Any) -> list[np.ndarray]:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from tf_kfgn.analysis.columns import symmetric_matrix
 from tf_kfgn.analysis.flat_weights import cut, dtype_of, joined, sizes_of
 from tf_kfgn.analysis.hessian_recursion import HessianTerms
-from tf_kfgn.analysis.second_order_pass import SecondOrderPass
+from tf_kfgn.analysis.second_order_pass import Product, SecondOrderPass
 
 
 def automatic_block(
@@ -29,20 +29,17 @@ def automatic_block(
         terms: Whether to tell the two terms apart; else all is in the first.
     """
     dtype, size = dtype_of(variables), sum(sizes_of(variables))
-    product = made.hessian_product(variables)
-    total = symmetric_matrix(
-        lambda vector: joined(product(cut(vector, variables)), dtype),
-        size,
-        dtype,
-        f"Hessian of {name}",
-    )
+
+    def matrix_of(product: Product, what: str) -> tf.Tensor:
+        return symmetric_matrix(
+            lambda vector: joined(product(cut(vector, variables)), dtype),
+            size,
+            dtype,
+            f"{what} of {name}",
+        )
+
+    total = matrix_of(made.hessian_product(variables), "Hessian")
     if not terms:
         return HessianTerms(total, tf.zeros_like(total))
-    product = made.gauss_newton_product(variables)
-    gauss_newton = symmetric_matrix(
-        lambda vector: joined(product(cut(vector, variables)), dtype),
-        size,
-        dtype,
-        f"Gauss-Newton term of {name}",
-    )
+    gauss_newton = matrix_of(made.gauss_newton_product(variables), "Gauss-Newton term")
     return HessianTerms(gauss_newton, total - gauss_newton)

@@ -15,42 +15,51 @@ from tf_kfgn.losses.selection import likelihood_of
 from tf_kfgn.losses.sign import is_nonnegative
 
 
+class _LossAtOutput(NamedTuple):
+    """A Keras loss, and what of targets, outputs and weights belongs to it."""
+
+    loss: keras.losses.Loss
+    loss_weight: float | None
+    y: Any
+    outputs: tf.Tensor
+    sample_weight: Any
+    path: tuple[Any, ...]
+    names: tuple[str, ...]
+
+    def value(self, predictions: tf.Tensor) -> tf.Tensor:
+        """The loss, as Keras reports it, of some predictions for these targets."""
+        value = self.loss(self.y, predictions, self.sample_weight)
+        return value if self.loss_weight is None else value * self.loss_weight
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class WatchedLoss:
     """One Keras loss at one output of the model.
 
     Attributes:
         likelihood: Its curvature, weights included.
-        outputs: The output of the model that the loss was given.
     """
 
     likelihood: Likelihood
-    outputs: tf.Tensor
-    _loss: keras.losses.Loss
-    _loss_weight: float | None
-    _y: tf.Tensor | None
-    _sample_weight: tf.Tensor | None
-    _path: tuple[Any, ...]
-    _names: tuple[str, ...]
+    _at: _LossAtOutput
+
+    @property
+    def outputs(self) -> tf.Tensor:
+        """The output of the model that the loss was given."""
+        return self._at.outputs
 
     @property
     def is_nonnegative(self) -> bool:
         """Whether the loss can be known not to be negative, whatever the outputs."""
-        return is_nonnegative(self._loss)
+        return is_nonnegative(self._at.loss)
 
     def recorded_value(self) -> tf.Tensor | None:
         """The loss of the recorded outputs, as Keras reports it; None without targets."""
-        if self._y is None:
-            return None
-        return self._of(self.outputs)
+        return None if self._at.y is None else self._at.value(self.outputs)
 
     def value(self, outputs: Any) -> tf.Tensor:
         """The loss, as Keras reports it, of other outputs for the same targets."""
-        return self._of(_leaf(outputs, self._path, self._names))
-
-    def _of(self, predictions: tf.Tensor) -> tf.Tensor:
-        value = self._loss(self._y, predictions, self._sample_weight)
-        return value if self._loss_weight is None else value * self._loss_weight
+        return self._at.value(_leaf(outputs, self._at.path, self._at.names))
 
 
 def resolve_loss(
@@ -69,24 +78,13 @@ def resolve_loss(
     Raises:
         ValueError: If there is no loss, or a loss has no curvature or needs targets for it.
     """
-    watched = []
-    for at in _losses_at_outputs(loss, y, outputs, sample_weight):
-        likelihood = likelihood_of(
-            at.loss, at.outputs, at.sample_weight, at.y, at.loss_weight, operations
+    return [
+        WatchedLoss(
+            likelihood_of(at.loss, at.outputs, at.sample_weight, at.y, at.loss_weight, operations),
+            at,
         )
-        watched.append(
-            WatchedLoss(
-                likelihood,
-                at.outputs,
-                at.loss,
-                at.loss_weight,
-                at.y,
-                at.sample_weight,
-                at.path,
-                at.names,
-            )
-        )
-    return watched
+        for at in _losses_at_outputs(loss, y, outputs, sample_weight)
+    ]
 
 
 def loss_value(loss: Any, y: Any, outputs: Any, sample_weight: Any = None) -> tf.Tensor:
@@ -104,23 +102,8 @@ def loss_value(loss: Any, y: Any, outputs: Any, sample_weight: Any = None) -> tf
     Raises:
         ValueError: If there is no loss.
     """
-    values = []
-    for at in _losses_at_outputs(loss, y, outputs, sample_weight):
-        value = at.loss(at.y, at.outputs, at.sample_weight)
-        values.append(value if at.loss_weight is None else value * at.loss_weight)
-    return tf.add_n(values)
-
-
-class _LossAtOutput(NamedTuple):
-    """A Keras loss, and what of targets, outputs and weights belongs to it."""
-
-    loss: keras.losses.Loss
-    loss_weight: float | None
-    y: Any
-    outputs: tf.Tensor
-    sample_weight: Any
-    path: tuple[Any, ...]
-    names: tuple[str, ...]
+    losses = _losses_at_outputs(loss, y, outputs, sample_weight)
+    return tf.add_n([at.value(at.outputs) for at in losses])
 
 
 def _losses_at_outputs(

@@ -28,23 +28,21 @@ from tf_kfgn.optimizers import bounds, replicas
 from tf_kfgn.optimizers.backtracking import go_back
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.comparison import (
-    acceptable,
     comparison_due,
-    is_informative,
     is_measurable,
     measured,
 )
 from tf_kfgn.optimizers.conjugate_gradients import Solution, conjugate_gradients
-from tf_kfgn.optimizers.damping import RETRY, reduction_ratio, with_adapted_damping
+from tf_kfgn.optimizers.damping import RETRY
 from tf_kfgn.optimizers.hessian_free_settings import SearchSettings
 from tf_kfgn.optimizers.hessian_free_variables import SearchMemory
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.objective import known_objective
 from tf_kfgn.optimizers.proposal import Proposal, scaled, zero_unless
-from tf_kfgn.optimizers.retreat import is_much_better, seems_astray, with_retreat
+from tf_kfgn.optimizers.retreat import seems_astray
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.step_size import dot
-from tf_kfgn.optimizers.update import select, with_step
+from tf_kfgn.optimizers.update import Trial, judged, select, with_step, without_last_step
 
 # In units of the initial damping: a τ of 0 could not grow again.
 LEAST_DAMPING = 1e-12
@@ -216,11 +214,10 @@ def move(
     astray = seems_astray(memory, batch, objective)
     due = finite & comparison_due(settings, memory, proposal, batch.iteration) & ~astray
     length = tf.where(due, rate, bounded)
-    zero = tf.zeros_like(proposal.change)
-    before = measured(batch, due | astray, zero)
+    before = measured(batch, due | astray, tf.zeros_like(proposal.change))
 
     def back() -> list[tf.Tensor]:
-        return [w - d for w, d in zip(old, memory.previous_step, strict=True)]
+        return without_last_step(memory, old)
 
     def objective_of(index: tf.Tensor) -> tf.Tensor:
         there = tf.cond(astray, back, lambda: moved(scaled(found.iterate(index), length)))
@@ -230,22 +227,11 @@ def move(
 
     first = tf.where(astray, found.last, 0)
     choice = go_back(objective_of, found.last, first, due | astray, dtype)
+    after = tf.where(due | astray, choice.value, before)
     proposal = found.proposal(choice.index, length, batch, memory)
     new = select(finite, moved(proposal.step), old)
-
-    retreats = astray & is_much_better(choice.value, before)
-    actual = tf.where(due | astray, choice.value - before, zero)
-    ratio = reduction_ratio(actual, proposal.change, proposal.curved)
-    told = due & is_informative(memory.scalars, before, actual, proposal)
-    memory = with_adapted_damping(settings, memory, told, ratio)
-    taken = finite & (acceptable(settings, batch, actual, ratio) | ~told)
-    finite &= tf.math.is_finite(actual) | ~due
-    kept = select(taken, new, old)
-    replicas.store(layout.variables, tf.cond(retreats, back, lambda: kept))
-    learns = finite & ~retreats
-    memory = with_step(settings, memory, proposal, taken & ~retreats, learns, finite, objective)
-    comparisons = memory.scalars.comparisons + tf.cast(due | astray, tf.int64)
-    memory = with_retreat(memory.with_scalars(comparisons=comparisons), retreats)
+    trial = Trial(objective, old, new, back, finite, due, astray, before, after)
+    memory, learns = judged(settings, layout, memory, batch, proposal, trial)
     return _with_search(memory, past, found, choice.index, learns)
 
 

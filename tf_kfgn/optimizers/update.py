@@ -22,6 +22,7 @@ variable must not be assigned inside one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -114,16 +115,71 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     # One more forward pass at most: after the step, or where the last one began.
     astray = seems_astray(memory, batch, objective)
     due = finite & comparison_due(settings, memory, proposal, batch.iteration) & ~astray
-    zero = tf.zeros_like(proposal.change)
-    before = measured(batch, due | astray, zero)
+    before = measured(batch, due | astray, tf.zeros_like(proposal.change))
 
     def back() -> list[tf.Tensor]:
-        return [w - d for w, d in zip(old, memory.previous_step, strict=True)]
+        return without_last_step(memory, old)
 
     replicas.store(layout.variables, tf.cond(astray, back, lambda: new))
     after = replicas.total(measured(batch, due | astray, before, again=True))
     before = replicas.total(before)
+    trial = Trial(objective, old, new, back, finite, due, astray, before, after)
+    return judged(settings, layout, memory, batch, proposal, trial)[0]
 
+
+class Trial(NamedTuple):
+    """A step that was tried, and what is looked at.
+
+    Attributes:
+        objective: The objective before it, if it is known at no cost.
+        old: The weights before it.
+        new: The weights after it.
+        back: Gives the weights before the last step.
+        finite: Whether step and objective are.
+        due: Whether the objective after the step is compared with that before it.
+        astray: Whether the objective without the last step is compared with that before this one.
+        before: The objective before the step, where either is.
+        after: The objective after it, or without the last one; `before` where none was measured.
+    """
+
+    objective: tf.Tensor | None
+    old: list[tf.Tensor]
+    new: list[tf.Tensor]
+    back: Callable[[], list[tf.Tensor]]
+    finite: tf.Tensor
+    due: tf.Tensor
+    astray: tf.Tensor
+    before: tf.Tensor
+    after: tf.Tensor
+
+
+def without_last_step(memory: Memory, weights: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The weights before the last step."""
+    return [w - tf.cast(d, w.dtype) for w, d in zip(weights, memory.previous_step, strict=True)]
+
+
+def judged(
+    settings: Settings,
+    layout: Layout,
+    memory: Memory,
+    batch: Batch,
+    proposal: Proposal,
+    trial: Trial,
+) -> tuple[Memory, tf.Tensor]:
+    """Keep the step, take it back, or go back before the last one; adapt the damping.
+
+    Args:
+        settings: The optimizer's settings.
+        layout: Its variables, which are assigned.
+        memory: Its memory.
+        batch: What the batch brings.
+        proposal: The step.
+        trial: How it was tried.
+
+    Returns:
+        The new memory, and whether this batch counts.
+    """
+    objective, old, new, back, finite, due, astray, before, after = trial
     retreats = astray & is_much_better(after, before)
     actual = after - before
     ratio = reduction_ratio(actual, proposal.change, proposal.curved)
@@ -136,7 +192,7 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     learns = finite & ~retreats
     memory = with_step(settings, memory, proposal, taken & ~retreats, learns, finite, objective)
     comparisons = memory.scalars.comparisons + tf.cast(due | astray, tf.int64)
-    return with_retreat(memory.with_scalars(comparisons=comparisons), retreats)
+    return with_retreat(memory.with_scalars(comparisons=comparisons), retreats), learns
 
 
 def with_step(
