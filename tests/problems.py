@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 REFERENCE = pathlib.Path(__file__).parent / "reference"
-MANIFEST = json.loads((REFERENCE / "manifest.json").read_text())
+MANIFEST = json.loads((REFERENCE / "manifest.json").read_text())  # with Kronecker factors
+PRODUCTS = json.loads((REFERENCE / "products.json").read_text())  # with products and spectra
 LOSSES = {
     "SparseCategoricalCrossentropy(from_logits=True)": keras.losses.SparseCategoricalCrossentropy(
         from_logits=True, dtype="float64"
@@ -84,7 +85,7 @@ def sequence_model() -> keras.Sequential:
 def reference(name: str) -> tuple[Problem, dict[str, np.ndarray]]:
     """A problem of another library, and the values that it computed."""
     values = dict(np.load(REFERENCE / f"{name}.npz"))
-    entry = MANIFEST[name]
+    entry = {**MANIFEST, **PRODUCTS}[name]
 
     def model() -> keras.Model:
         if name.startswith("sequence"):

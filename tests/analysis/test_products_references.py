@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import reference
+from problems import PRODUCTS, reference
 
 import tf_kfgn
 from tf_kfgn import analysis
 from tf_kfgn.analysis.flat_weights import cut, joined
 
-NAMES = ["products_categorical", "products_gaussian"]
 MATRICES = ["ggn", "hessian"]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=PRODUCTS)
 def case(request):
     """A model, its problem, the values of curvlinops and our operators."""
     problem, values = reference(request.param)

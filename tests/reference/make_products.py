@@ -1,6 +1,6 @@
 """Makes the files named `products_*`, next to this script, with curvlinops.
 
-Needs torch and curvlinops-for-pytorch; no test runs it. Problems come from `manifest.json`.
+Needs torch and curvlinops-for-pytorch; no test runs it. Problems come from `products.json`.
 """
 
 from __future__ import annotations
@@ -81,11 +81,10 @@ def reference(widths: list[int], activation: str, loss_name: str) -> dict[str, n
 def main() -> None:
     """Writes every file."""
     torch.set_default_dtype(torch.float64)
-    for name, entry in json.loads((HERE / "manifest.json").read_text()).items():
-        if name.startswith("products_"):
-            values = reference(entry["layers"], entry["activation"], entry["loss"])
-            np.savez(HERE / f"{name}.npz", **values)
-            print(name, {key: value.shape for key, value in values.items()})
+    for name, entry in json.loads((HERE / "products.json").read_text()).items():
+        values = reference(entry["layers"], entry["activation"], entry["loss"])
+        np.savez(HERE / f"{name}.npz", **values)
+        print(name, {key: value.shape for key, value in values.items()})
 
 
 if __name__ == "__main__":
