@@ -35,6 +35,7 @@ class Plan:
         most_updates: Of a run.
         seconds: Horizon at equal seconds; None for those that the best of ours takes.
         label: Of the version of ours.
+        comparisons: Of ours with first-order methods, of `COMPARISONS`.
     """
 
     methods: tuple[str, ...]
@@ -45,6 +46,7 @@ class Plan:
     most_updates: int = 10**9
     seconds: float | None = None
     label: str = "defaults"
+    comparisons: tuple[str, ...] = COMPARISONS
 
     def updates(self, task: Task, batch_size: int) -> int:
         """Of each run on a task."""
@@ -100,8 +102,10 @@ class Bench:
         for method in self._plan.ours(self._task):
             for seed in self._plan.seeds:
                 self._run(Candidate(method), "updates", updates, seed)
-        if self._plan.first_order:
+        first_order, comparisons = self._plan.first_order, self._plan.comparisons
+        if first_order and "updates" in comparisons:
             self._search("updates", updates)
+        if first_order and "seconds" in comparisons:
             seconds = self._horizon_in_seconds(updates)
             if seconds is None:
                 notes.append(
@@ -204,6 +208,5 @@ def expected_runs(plan: Plan, task: Task) -> dict[str, int]:
     searched = methods * len(SCHEDULES) * (len(plan.learning_rates) + min(plan.widenings, 1))
     return {
         "ours": len(plan.seeds) * len(plan.ours(task)),
-        "updates": searched + others,
-        "seconds": searched + others,
+        **{name: (searched + others) * (name in plan.comparisons) for name in COMPARISONS},
     }

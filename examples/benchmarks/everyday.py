@@ -26,7 +26,7 @@ from collections.abc import Sequence
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
 
 from _arguments import positive_number
-from _bench import FIRST_ORDER, OURS, Bench, Plan, expected_runs, expected_seconds
+from _bench import COMPARISONS, FIRST_ORDER, OURS, Bench, Plan, expected_runs, expected_seconds
 from _comparison import compare
 from _everyday_report import print_rows, print_summary, write_results
 from _report import require_writable
@@ -205,6 +205,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help=f"of {', '.join((*OURS, *FIRST_ORDER))} (default: all)",
     )
     parser.add_argument(
+        "--comparisons",
+        nargs="+",
+        choices=COMPARISONS,
+        default=COMPARISONS,
+        metavar="NAME",
+        help=f"at equal {' or '.join(COMPARISONS)} (default: both)",
+    )
+    parser.add_argument(
         "--budget",
         type=positive_number,
         default=1.0,
@@ -258,6 +266,7 @@ def _plan(args: argparse.Namespace) -> Plan:
             "budget": args.budget,
             "seconds": args.seconds,
             "label": args.label,
+            "comparisons": tuple(args.comparisons),
         }
     )
 
