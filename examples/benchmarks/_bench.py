@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
-from _comparison import best_of_ours, near_horizon
+from _comparison import groups_of_ours, lowest, near_horizon
 from _methods import GAUSS_NEWTON, Method, adam, adamw, muon
+from _paces import Paces, measure_paces
 from _runs import Key, Run, Store
 from _search import SCHEDULES, Candidate, Outcome, finalists, search
 from _stopwatch import Limit, Point
@@ -33,7 +35,7 @@ class Plan:
         seeds: The first one is that of the search.
         budget: Factor of the updates of each task.
         most_updates: Of a run.
-        seconds: Horizon at equal seconds; None for those that the best of ours takes.
+        seconds: That count as equal; None for those that the best of ours takes.
         label: Of the version of ours.
         comparisons: Of ours with first-order methods, of `COMPARISONS`.
     """
@@ -72,6 +74,7 @@ class Bench:
         task: The task.
         batch_size: One of its batch sizes.
         store: Where runs are and go.
+        paces: The same of how long updates take.
         show: Called after each update with the run, its part and the last loss.
         finished: Called after each run, also if it was there already.
     """
@@ -82,12 +85,14 @@ class Bench:
         task: Task,
         batch_size: int,
         store: Store,
+        paces: Paces,
         *,
         show: Show = lambda key, part, point: None,
         finished: Callable[[Key], None] = lambda key: None,
     ) -> None:
         """Take what the class describes; nothing is built before it is needed."""
-        self._plan, self._task, self._batch_size, self._store = plan, task, batch_size, store
+        self._plan, self._task, self._batch_size = plan, task, batch_size
+        self._store, self._paces = store, paces
         self._show, self._finished = show, finished
         self._trainers: dict[str, Trainer] = {}
 
@@ -104,36 +109,50 @@ class Bench:
                 self._run(Candidate(method), "updates", updates, seed)
         first_order, comparisons = self._plan.first_order, self._plan.comparisons
         if first_order and "updates" in comparisons:
-            self._search("updates", updates)
+            self._search("updates", dict.fromkeys(first_order, updates))
         if first_order and "seconds" in comparisons:
-            seconds = self._horizon_in_seconds(updates)
-            if seconds is None:
+            horizons = self._horizons_at_equal_seconds(updates)
+            if horizons:
+                self._search("seconds", horizons)
+            else:
                 notes.append(
                     "equal seconds: not compared, since there is no run of ours; pass --seconds"
                 )
-            else:
-                self._search("seconds", seconds)
         self._trainers.clear()
         gc.collect()
         return notes
 
-    def _horizon_in_seconds(self, updates: int) -> float | None:
-        """What is asked for, or what the best of ours took; as before if that is nearly it."""
-        wanted = self._plan.seconds
-        place = (self._task.name, self._batch_size)
-        if wanted is None:
-            best = best_of_ours(self._store, *place, self._plan.label, updates)
-            wanted = None if best is None else best.seconds
-        if wanted is None:
-            return None
-        near = near_horizon(self._store, *place, wanted)
-        return float(f"{wanted:.3g}") if near is None else near
+    def _horizons_at_equal_seconds(self, updates: int) -> dict[str, int]:
+        """Updates of each first-order method; as before if that is nearly it, empty if unknown."""
+        here = [run for run in self._store if run.key[:2] == (self._task.name, self._batch_size)]
+        groups = groups_of_ours(here, self._plan.label, updates).values()
+        ours = [group for group in groups if not math.isinf(group.objective)]
+        seconds = self._plan.seconds
+        if seconds is None and not ours:
+            return {}
+        paces = self._measured_paces([group.candidate.method for group in ours])
+        if seconds is None:
+            seconds = updates * paces[lowest(ours).candidate.method]
+        horizons = {}
+        for method in self._plan.first_order:
+            wanted = seconds / paces[method]
+            near = near_horizon(here, method, wanted)
+            horizons[method] = max(1, round(wanted)) if near is None else int(near)
+        return horizons
 
-    def _search(self, comparison: str, horizon: float) -> None:
+    def _measured_paces(self, ours: Sequence[str]) -> dict[str, float]:
+        place = (self._task.name, self._batch_size, self._plan.label)
+        methods = (*ours, *self._plan.first_order)
+        if not set(methods) <= set(self._paces.get(*place)):
+            trainers = {method: self._trainer(method) for method in methods}
+            self._paces.put(*place, measure_paces(trainers))
+        return self._paces.get(*place)
+
+    def _search(self, comparison: str, horizons: Mapping[str, int]) -> None:
         first, *other_seeds = self._plan.seeds
 
         def outcome(candidate: Candidate) -> Outcome:
-            run = self._run(candidate, comparison, horizon, first)
+            run = self._run(candidate, comparison, horizons[candidate.method], first)
             return Outcome(run.objective, run.metric)
 
         outcomes: dict[Candidate, Outcome] = {}
@@ -142,9 +161,9 @@ class Bench:
             outcomes |= search(method, rates, outcome, widenings=widenings)
         for candidate in finalists(outcomes):
             for seed in other_seeds:
-                self._run(candidate, comparison, horizon, seed)
+                self._run(candidate, comparison, horizons[candidate.method], seed)
 
-    def _run(self, candidate: Candidate, comparison: str, horizon: float, seed: int) -> Run:
+    def _run(self, candidate: Candidate, comparison: str, horizon: int, seed: int) -> Run:
         key = Key(
             self._task.name,
             self._batch_size,
@@ -165,18 +184,21 @@ class Bench:
         return run
 
     def _train(self, key: Key) -> Run:
-        if key.method not in self._trainers:
-            method = GAUSS_NEWTON.get(key.method)
-            method = method or FIRST_ORDER[key.method](*self._plan.learning_rates)
-            self._trainers[key.method] = Trainer(self._task, self._batch_size, method)
-        points, rejected = self._trainers[key.method].run(
+        points, rejected = self._trainer(key.method).run(
             key.seed,
-            Limit(**{key.comparison: key.horizon}),
+            Limit(updates=key.horizon),
             key.learning_rate,
             key.schedule,
             show=lambda part, point: self._show(key, part, point),
         )
         return Run(key, points, rejected)
+
+    def _trainer(self, name: str) -> Trainer:
+        if name not in self._trainers:
+            method = GAUSS_NEWTON.get(name)
+            method = method or FIRST_ORDER[name](*self._plan.learning_rates)
+            self._trainers[name] = Trainer(self._task, self._batch_size, method)
+        return self._trainers[name]
 
 
 def expected_seconds(plan: Plan, task: Task, batch_size: int) -> dict[str, float]:

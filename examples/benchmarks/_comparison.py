@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 
+from _paces import Paces
 from _runs import Key, Run, Store
 from _search import Candidate
 
 MEASURES = ("updates", "seconds", "validation")
 TIE = 1.02  # a ratio below its inverse is won, one above it is lost
-SAME_HORIZON = 1.1  # seconds that differ by less count as equal
+SAME_HORIZON = 1.1  # times that differ by less count as equal
 LITTLE, MUCH = (
     0.01,
     0.05,
@@ -44,23 +45,17 @@ class Group:
         return statistics.median(run.metric for run in self.runs)
 
     @property
-    def seconds(self) -> float | None:
-        """Median of the times; None if no run was made."""
-        times = [run.points[-1].seconds for run in self.runs if not run.failed]
-        return statistics.median(times) if times else None
-
-    @property
     def late_progress(self) -> float:
         """Median of the progress in the last half."""
         return statistics.median(run.late_progress for run in self.runs)
 
-    def objective_within(self, seconds: float) -> float:
-        """Median of the last objectives within a time."""
+    def objective_within(self, updates: float) -> float:
+        """Median of the last objectives within a number of updates."""
         if math.isinf(self.objective):
             return math.inf
         ends = []
         for run in self.runs:
-            points = [p for p in run.points if p.seconds <= SAME_HORIZON * seconds]
+            points = [p for p in run.points if p.updates <= SAME_HORIZON * updates]
             ends.append(dataclasses.replace(run, points=tuple(points)).objective)
         return statistics.median(ends)
 
@@ -74,19 +69,30 @@ class Row:
         batch_size: Examples in an update.
         ours: Each method of ours that was run.
         first_order: The candidates at equal updates and at equal seconds.
-        seconds: Of the best of ours, or None.
+        updates: Of each run of ours.
+        paces: Seconds of an update by each method, where that was measured.
     """
 
     task: str
     batch_size: int
     ours: dict[str, Group]
     first_order: dict[str, list[Group]]
-    seconds: float | None
+    updates: int
+    paces: dict[str, float]
 
     @property
     def best(self) -> str | None:
         """The method of ours with the lowest objective."""
-        return _lowest(self.ours.values()).candidate.method if self.ours else None
+        return lowest(self.ours.values()).candidate.method if self.ours else None
+
+    def pace(self, method: str | None) -> float:
+        """Seconds of an update; NaN if that was not measured."""
+        return self.paces.get(method or "", math.nan)
+
+    @property
+    def seconds(self) -> float:
+        """What the best of ours takes; NaN if that was not measured."""
+        return self.updates * self.pace(self.best)
 
     def finalists(self, comparison: str) -> list[Group]:
         """The first-order candidates that were run with the most seeds."""
@@ -114,16 +120,16 @@ class Row:
             return _ratio(ours.metric, min(group.metric for group in groups), METRIC_FLOOR)
         starts = [run.points[0].objective for run in ours.runs if run.points]
         value = ours.objective
-        if measure == "seconds" and self.seconds is not None:
-            value = ours.objective_within(self.seconds)
-        return _ratio(value, _lowest(groups).objective, OBJECTIVE_FLOOR * max(starts, default=0.0))
+        if measure == "seconds" and method in self.paces:
+            value = ours.objective_within(self.seconds / self.pace(method))
+        return _ratio(value, lowest(groups).objective, OBJECTIVE_FLOOR * max(starts, default=0.0))
 
     def stalled(self, method: str) -> int:
         """How many runs of ours stand still in the last half, above Adam, while Adam moves."""
         adams = [g for g in self.first_order["updates"] if g.candidate.method == "adam"]
         if not adams or method not in self.ours:
             return 0
-        adam = _lowest(adams)
+        adam = lowest(adams)
         return sum(
             run.late_progress < LITTLE and run.objective > adam.objective
             for run in self.ours[method].runs
@@ -131,43 +137,71 @@ class Row:
         )
 
 
-def compare(store: Store, label: str, updates: dict[tuple[str, int], int]) -> list[Row]:
+def compare(
+    store: Store, paces: Paces, label: str, updates: dict[tuple[str, int], int]
+) -> list[Row]:
     """The rows of the comparison.
 
     Args:
         store: The runs.
+        paces: Of the methods.
         label: Of the version of ours.
         updates: Of each pair of task and batch size.
     """
     rows = []
     for (task, batch_size), count in updates.items():
         here = [run for run in store if run.key[:2] == (task, batch_size)]
-        ours = _ours(here, label, count)
-        best = _lowest(ours.values()) if ours else None
-        seconds = None if best is None else best.seconds
-        first_order = {
-            "updates": _first_order(here, "updates", count),
-            "seconds": _first_order(here, "seconds", _nearest(here, seconds)),
-        }
-        if ours or any(first_order.values()):
-            rows.append(Row(task, batch_size, ours, first_order, seconds))
+        row = Row(
+            task,
+            batch_size,
+            groups_of_ours(here, label, count),
+            {"updates": _first_order(here, "updates", lambda method, count=count: count)},
+            count,
+            paces.get(task, batch_size, label),
+        )
+        row.first_order["seconds"] = _at_equal_seconds(here, row)
+        if row.ours or any(row.first_order.values()):
+            rows.append(row)
     return rows
 
 
-def best_of_ours(
-    store: Store, task: str, batch_size: int, label: str, updates: int
-) -> Group | None:
-    """The method of ours with the lowest objective; None if there is no run that was finite."""
-    here = [run for run in store if run.key[:2] == (task, batch_size)]
-    ours = _ours(here, label, updates)
-    best = _lowest(ours.values()) if ours else None
-    return None if best is None or best.seconds is None else best
+def _at_equal_seconds(runs: Iterable[Run], row: Row) -> list[Group]:
+    return _first_order(
+        runs,
+        "seconds",
+        lambda method: near_horizon(runs, method, row.seconds / row.pace(method)),
+    )
 
 
-def near_horizon(store: Store, task: str, batch_size: int, seconds: float) -> float | None:
-    """The horizon of earlier runs at equal seconds, if it is nearly this one."""
-    here = [run for run in store if run.key[:2] == (task, batch_size)]
-    return _nearest(here, seconds)
+def groups_of_ours(runs: Iterable[Run], label: str, updates: int) -> dict[str, Group]:
+    """Each method of ours that was run.
+
+    Args:
+        runs: On one task with one batch size.
+        label: Of the version of ours.
+        updates: Of a run.
+    """
+    groups = _groups(
+        run for run in runs if label and run.key.label == label and run.key.horizon == updates
+    )
+    return {group.candidate.method: group for group in groups}
+
+
+def near_horizon(runs: Iterable[Run], method: str, updates: float) -> float | None:
+    """The horizon of earlier runs at equal seconds, if it is near enough.
+
+    Args:
+        runs: On one task with one batch size.
+        method: A first-order one.
+        updates: That it makes in these seconds; NaN if that is not known.
+    """
+    keys = [run.key for run in runs if run.key.comparison == "seconds"]
+    horizons = {key.horizon for key in keys if key.method == method}
+    if math.isnan(updates) or not horizons:
+        return None
+    nearest = min(horizons, key=lambda horizon: abs(math.log(horizon / updates)))
+    apart = max(nearest / updates, updates / nearest)
+    return nearest if apart <= SAME_HORIZON or abs(nearest - updates) < 1 else None
 
 
 def share_won(ratios: Iterable[float]) -> tuple[int, int, int]:
@@ -177,18 +211,15 @@ def share_won(ratios: Iterable[float]) -> tuple[int, int, int]:
     return won, len(known) - won - lost, lost
 
 
-def _ours(runs: Iterable[Run], label: str, updates: int) -> dict[str, Group]:
-    groups = _groups(
-        run for run in runs if label and run.key.label == label and run.key.horizon == updates
-    )
-    return {group.candidate.method: group for group in groups}
-
-
-def _first_order(runs: Iterable[Run], comparison: str, horizon: float | None) -> list[Group]:
+def _first_order(
+    runs: Iterable[Run], comparison: str, horizon: Callable[[str], float | None]
+) -> list[Group]:
     return _groups(
         run
         for run in runs
-        if not run.key.label and run.key.comparison == comparison and run.key.horizon == horizon
+        if not run.key.label
+        and run.key.comparison == comparison
+        and run.key.horizon == horizon(run.key.method)
     )
 
 
@@ -201,15 +232,8 @@ def _groups(runs: Iterable[Run]) -> list[Group]:
     return [Group(candidate, tuple(some)) for candidate, some in found.items()]
 
 
-def _nearest(runs: Sequence[Run], seconds: float | None) -> float | None:
-    horizons = {run.key.horizon for run in runs if run.key.comparison == "seconds"}
-    if seconds is None or not horizons:
-        return None
-    nearest = min(horizons, key=lambda horizon: abs(math.log(horizon / seconds)))
-    return nearest if 1 / SAME_HORIZON <= nearest / seconds <= SAME_HORIZON else None
-
-
-def _lowest(groups: Iterable[Group]) -> Group:
+def lowest(groups: Iterable[Group]) -> Group:
+    """The one with the lowest objective, of at least one."""
     return min(groups, key=lambda group: group.objective)
 
 

@@ -122,7 +122,7 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
         states = (
             "objective",
             "metric",
-            "training_seconds",
+            "seconds_per_update",
             "failed",
             "diverged",
             "stalled",
@@ -141,7 +141,7 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
                         *(row.ratio(method, measure) for measure in MEASURES),
                         group.objective,
                         group.metric,
-                        group.seconds,
+                        row.pace(method),
                         sum(run.failed for run in group.runs),
                         sum(run.diverged for run in group.runs),
                         row.stalled(method),

@@ -20,7 +20,7 @@ class Measurement(NamedTuple):
     """Where a run stands.
 
     Attributes:
-        seconds: Of training so far.
+        seconds: Of training so far, by the clock; nothing is compared by it.
         updates: So far.
         objective: Of training examples, in inference mode.
         validation_loss: The same of validation examples.
@@ -48,7 +48,7 @@ class Key(NamedTuple):
         learning_rate: None where the method has none to choose.
         schedule: Of the learning rate.
         comparison: What was equal: `"updates"` or `"seconds"`.
-        horizon: How many of them.
+        horizon: Updates of the run.
         seed: Of weights, dropout and batches.
         label: Of the version of ours, to compare several; empty for other methods.
     """

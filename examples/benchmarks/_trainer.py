@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -139,6 +141,26 @@ class Trainer:
         _assign(self._model.variables, self._starts[seed])
         _assign(self._model.optimizer.variables, self._optimizer_start)
 
+    def seconds_of_updates(self, updates: int) -> list[float]:
+        """Train a little from new weights, and time it.
+
+        Args:
+            updates: How many.
+
+        Returns:
+            Seconds of each; the first update, with which Keras and the data start, is not counted.
+        """
+        self.reset(seed=0)
+        laps = _Laps()
+        self._model.fit(
+            self.batches(seed=0),
+            steps_per_epoch=updates + 1,
+            shuffle=False,
+            callbacks=[laps],
+            verbose=0,
+        )
+        return [end - start for start, end in itertools.pairwise(laps.ends)]
+
     def measure(self) -> tuple[float, float, float, float, float]:
         """Objective, validation loss and metric; objective and metric with new statistics."""
         train = [array[:EVALUATION_EXAMPLES] for array in self._train]
@@ -179,6 +201,19 @@ class Trainer:
 
     def _rejected(self) -> int:
         return int(getattr(self._model.optimizer, "rejected_steps", 0))
+
+
+class _Laps(keras.callbacks.Callback):
+    """Notes when each update was complete."""
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Begin anew."""
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Wait for the update, and note the time."""
+        float((logs or {})["loss"])
+        self.ends.append(time.perf_counter())
 
 
 def _values(variables: Sequence[Any]) -> list[np.ndarray]:

@@ -5,10 +5,13 @@
 Nineteen tasks with two batch sizes each. KFAC, KFLR and KFRA run with their defaults only, for a
 number of updates that the task gives. Adam, AdamW and Muon are searched over learning rates, more
 of them as long as the best one is at an edge, each constant and with cosine decay; once for the
-same updates, and once for the seconds that the best of ours took. The search is made with one
-seed; the two best candidates, and the one with the best validation metric, run with all seeds.
+same updates, and once for those that they make in the time of the best of ours. The search is made
+with one seed; the two best candidates, and the one with the best validation metric, run with all
+seeds.
 
-Every finished run is a line of `runs.jsonl` in the output folder. A bench that was ended goes on
+What an update takes is measured once for each task, all methods in turns, and kept in `paces.json`.
+So other work on the machine may slow a run down, and changes no result. Every finished run is a
+line of `runs.jsonl` in the output folder. A bench that was ended goes on
 from there when it is started again. `--report` prints what there is.
 
 Fashion-MNIST is read from the folder that the environment variable FASHION_MNIST_DIR names, from
@@ -29,6 +32,7 @@ from _arguments import positive_number
 from _bench import COMPARISONS, FIRST_ORDER, OURS, Bench, Plan, expected_runs, expected_seconds
 from _comparison import compare
 from _everyday_report import print_rows, print_summary, write_results
+from _paces import Paces
 from _report import require_writable
 from _runs import Key, Store
 from _stopwatch import Point
@@ -58,14 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     try:
         require_writable(args.out)
-        store = Store(args.out)
+        store, paces = Store(args.out), Paces(args.out)
         if not args.report:
-            run(console, plan, places, store)
+            run(console, plan, places, store, paces)
     except (ImportError, OSError) as error:
         print(f"everyday.py: error: {error}", file=sys.stderr)
         return 1
     updates = {(task.name, size): plan.updates(task, size) for task, size in places}
-    rows = compare(store, plan.label, updates)
+    rows = compare(store, paces, plan.label, updates)
     if not rows:
         print(f"everyday.py: error: {args.out} has no runs of these tasks yet", file=sys.stderr)
         return 1
@@ -76,7 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(console: Console, plan: Plan, places: Sequence[tuple[Task, int]], store: Store) -> None:
+def run(
+    console: Console,
+    plan: Plan,
+    places: Sequence[tuple[Task, int]],
+    store: Store,
+    paces: Paces,
+) -> None:
     """Make the runs that are missing, task by task."""
     clock = Clock(plan, places)
     console.print(
@@ -111,7 +121,7 @@ def run(console: Console, plan: Plan, places: Sequence[tuple[Task, int]], store:
             if task.name in missing_data([(task, batch_size)]):
                 continue
             known = {run.key for run in store}
-            bench = Bench(plan, task, batch_size, store, show=show, finished=finished)
+            bench = Bench(plan, task, batch_size, store, paces, show=show, finished=finished)
             for note in bench.run():
                 progress.console.print(f"{task.name} {batch_size}, {note}", highlight=False)
 

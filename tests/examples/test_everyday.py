@@ -26,7 +26,16 @@ GENERATED_OR_SHIPPED = [
 @pytest.fixture
 def modules():
     pytest.importorskip("sklearn")
-    names = ("_tasks", "_runs", "_search", "_trainer", "_comparison", "_bench", "everyday")
+    names = (
+        "_tasks",
+        "_runs",
+        "_paces",
+        "_search",
+        "_trainer",
+        "_comparison",
+        "_bench",
+        "everyday",
+    )
     return types.SimpleNamespace(
         **{name.lstrip("_"): importlib.import_module(name) for name in names}
     )
@@ -42,7 +51,7 @@ def key_of(modules, **values):
 
 
 def run_of(modules, objectives, *, metric=0.1, rejected=0, **key):
-    """Measured every ten updates, a second each."""
+    """Measured every ten updates."""
     points = [
         modules.runs.Measurement(float(index), 10 * index, value, value, metric, math.nan, math.nan)
         for index, value in enumerate(objectives)
@@ -163,11 +172,15 @@ def test_cosine_falls_to_nothing(modules):
 # The comparison
 
 
-def compare(modules, tmp_path, runs, updates=100):
-    store = modules.runs.Store(tmp_path)
+PACES = {"kfac": 0.1, "kflr": 0.2, "adam": 0.05}
+
+
+def compare(modules, tmp_path, runs, updates=100, paces=PACES):
+    store, all_paces = modules.runs.Store(tmp_path), modules.paces.Paces(tmp_path)
     for run in runs:
         store.add(run)
-    return modules.comparison.compare(store, "defaults", {("wine", 32): updates})
+    all_paces.put("wine", 32, "defaults", paces)
+    return modules.comparison.compare(store, all_paces, "defaults", {("wine", 32): updates})
 
 
 def at_seconds(modules, objectives, horizon, **key):
@@ -180,12 +193,12 @@ def test_a_row_compares_medians_of_those_with_all_seeds(modules, tmp_path):
         *(ours(modules, [2.0, *10 * [1.0]], "kflr", seed=s) for s in range(3)),
         *(run_of(modules, [2.0, *10 * [end]], seed=s) for s, end in enumerate((0.3, 0.4, 0.5))),
         run_of(modules, [2.0, *10 * [1e-6]], learning_rate=1.0),  # lucky, with one seed
-        at_seconds(modules, [2.0, 0.1], 10.5, metric=0.2),
-        at_seconds(modules, [2.0, 1e-6], 20.0),  # other seconds
+        at_seconds(modules, [2.0, 0.1], 210.0, metric=0.2),  # near 200
+        at_seconds(modules, [2.0, 1e-6], 400.0),  # of other seconds
     ]
     (row,) = compare(modules, tmp_path, runs)
     assert row.best == "kfac"
-    assert row.seconds == 10.0
+    assert row.seconds == pytest.approx(100 * 0.1)
     assert row.ratio("kfac", "updates") == pytest.approx(0.2 / 0.4, rel=2e-3)
     assert row.ratio("kflr", "updates") == pytest.approx(1 / 0.4, rel=2e-3)
     assert row.ratio("kfac", "seconds") == pytest.approx(0.2 / 0.1, rel=2e-3)
@@ -194,14 +207,21 @@ def test_a_row_compares_medians_of_those_with_all_seeds(modules, tmp_path):
 
 
 def test_at_equal_seconds_a_slower_method_is_read_within_the_time(modules, tmp_path):
-    slow = ours(modules, FALLING, "kflr")
-    fast = ours(modules, [2.0, *10 * [0.1]])
-    fast = modules.runs.Run(
-        fast.key, tuple(point._replace(seconds=point.seconds / 2) for point in fast.points)
-    )
-    theirs = at_seconds(modules, [2.0, 0.2], 5.0)
-    (row,) = compare(modules, tmp_path, [slow, fast, theirs])
+    runs = [
+        ours(modules, FALLING, "kflr"),
+        ours(modules, [2.0, *10 * [0.1]]),
+        at_seconds(modules, [2.0, 0.2], 200.0),
+    ]
+    (row,) = compare(modules, tmp_path, runs)
+    assert row.best == "kfac"
     assert row.ratio("kflr", "seconds") == pytest.approx(FALLING[5] / 0.2, rel=2e-3)
+
+
+def test_without_paces_equal_seconds_are_unknown(modules, tmp_path):
+    runs = [ours(modules, FALLING), at_seconds(modules, [2.0, 0.2], 200.0)]
+    (row,) = compare(modules, tmp_path, runs, paces={})
+    assert math.isnan(row.ratio("kfac", "seconds"))
+    assert math.isnan(row.seconds)
 
 
 def test_a_run_that_stands_still_while_adam_moves_has_stalled(modules, tmp_path):
@@ -227,6 +247,35 @@ def test_what_failed_is_lost_and_counted(modules, tmp_path):
     assert best["failed"] == kfac["failed"] == 1
     assert kfac["won_updates"] == (0, 0, 1)
     assert all(path.stat().st_size for path in report.write_results(tmp_path, rows))
+
+
+# How long updates take
+
+
+class Scripted:
+    """Takes the seconds of a list, one entry for each time it is asked."""
+
+    def __init__(self, name, seconds, asked):
+        self._name, self._seconds, self._asked = name, iter(seconds), asked
+
+    def seconds_of_updates(self, updates):
+        self._asked.append(self._name)
+        return updates * [next(self._seconds)]
+
+
+def test_paces_are_measured_in_turns_and_disturbed_rounds_do_not_count(modules, tmp_path):
+    asked = []
+    trainers = {
+        "kfac": Scripted("kfac", [0.2, 9.0, 0.2], asked),
+        "adam": Scripted("adam", [0.1, 5.0, 0.1], asked),
+    }
+    paces = modules.paces.measure_paces(trainers)
+    assert paces == pytest.approx({"kfac": 0.2, "adam": 0.1})
+    assert asked == 3 * ["kfac", "adam"]
+    modules.paces.Paces(tmp_path).put("wine", 32, "one", paces)
+    again = modules.paces.Paces(tmp_path)
+    assert again.get("wine", 32, "one") == paces
+    assert again.get("wine", 32, "other") == {}
 
 
 # Tasks
@@ -343,7 +392,8 @@ def test_the_smoke_runs_is_resumed_and_reports(modules, tmp_path, capsys):
     of_ours = [run for run in runs if run.key.method == "kfac"]
     assert [run.points[-1].updates for run in of_ours] == [12, 12]
     (horizon,) = {run.key.horizon for run in runs if run.key.comparison == "seconds"}
-    assert horizon == pytest.approx(np.median([r.points[-1].seconds for r in of_ours]), rel=1e-2)
+    paces = modules.paces.Paces(tmp_path).get("wine", 32, "defaults")
+    assert horizon == round(12 * paces["kfac"] / paces["adam"])
 
     # Killed: the last runs were not made, one of them in the middle of being written.
     path = pathlib.Path(tmp_path, "runs.jsonl")
@@ -370,7 +420,9 @@ def test_without_ours_seconds_are_compared_only_if_they_are_given(modules, tmp_p
     assert {run.key.comparison for run in modules.runs.Store(tmp_path)} == {"updates"}
     assert modules.everyday.main([*arguments, "--seconds", "0.05"]) == 0
     timed = [run for run in modules.runs.Store(tmp_path) if run.key.comparison == "seconds"]
-    assert all(run.points[-1].seconds >= 0.05 for run in timed)
+    pace = modules.paces.Paces(tmp_path).get("wine", 32, "defaults")["adam"]
+    assert {run.key.horizon for run in timed} == {max(1, round(0.05 / pace))}
+    assert {run.points[-1].updates for run in timed} == {max(1, round(0.05 / pace))}
 
 
 def test_a_method_that_fails_is_kept_as_that(modules, tmp_path, monkeypatch):

@@ -1,0 +1,77 @@
+"""How long an update takes by each method, measured in turns, so that other work falls on all."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import statistics
+from collections.abc import Mapping
+from typing import Protocol
+
+from _report import replacing
+
+ROUNDS = 3
+UPDATES = 20  # of each method in a round: the periods of ours are shorter
+
+
+class Timed(Protocol):
+    """What can be timed."""
+
+    def seconds_of_updates(self, updates: int) -> list[float]:
+        """How long each of some updates took."""
+
+
+def measure_paces(trainers: Mapping[str, Timed]) -> dict[str, float]:
+    """Seconds of an update.
+
+    A clock says little on a machine with other work. The ratio of two methods says more, if they
+    are timed in turns: what disturbs one disturbs the other.
+
+    Args:
+        trainers: By method.
+
+    Returns:
+        For each method, the median over rounds of the mean over updates.
+    """
+    rounds: dict[str, list[float]] = {method: [] for method in trainers}
+    for _ in range(ROUNDS):
+        for method, trainer in trainers.items():
+            rounds[method].append(statistics.fmean(trainer.seconds_of_updates(UPDATES)))
+    return {method: statistics.median(seconds) for method, seconds in rounds.items()}
+
+
+class Paces:
+    """The paces of a bench, in the file `paces.json` of its folder.
+
+    Args:
+        folder: Exists.
+    """
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        """Read what was measured before."""
+        self._path = folder / "paces.json"
+        text = self._path.read_text() if self._path.exists() else "{}"
+        self._of_places: dict[str, dict[str, float]] = json.loads(text)
+
+    def get(self, task: str, batch_size: int, label: str) -> dict[str, float]:
+        """Seconds of an update by each method, all measured in the same turns.
+
+        Args:
+            task: Its name.
+            batch_size: Examples in an update.
+            label: Of the version of ours.
+
+        Returns:
+            An entry for each method that was measured.
+        """
+        return self._of_places.get(_name(task, batch_size, label), {})
+
+    def put(self, task: str, batch_size: int, label: str, paces: Mapping[str, float]) -> None:
+        """Keep what was measured, in place of what there was."""
+        self._of_places[_name(task, batch_size, label)] = dict(paces)
+        with replacing(self._path) as partial:
+            partial.write_text(json.dumps(self._of_places, indent=1, sort_keys=True) + "\n")
+
+
+def _name(task: str, batch_size: int, label: str) -> str:
+    return f"{task} {batch_size} {label}"
