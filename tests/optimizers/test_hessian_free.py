@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from brute_force import flat, gauss_newton
 from numpy_hessian_free import NumpyHessianFree
-from problems import LOSSES, mlp, seeded
+from problems import LOSSES, dense, mlp, seeded, sequential
 from updates import MSE, batches, made, made_eager, recorded
 
 import tf_kfgn
@@ -162,6 +162,49 @@ def test_the_pass_of_a_part_moves_no_statistic_and_no_seed():
         np.testing.assert_array_equal(variable.numpy(), value)
     assert len(part.operations) == 3
     assert np.any(outputs != model(x[:4], training=False))  # it was in training mode
+
+
+def test_gradient_products_and_comparison_of_an_update_have_the_same_masks(unbounded):
+    tau, (x, y) = 0.1, next(batches(1))
+    model = sequential((5,), dense(6), keras.layers.Dropout(0.5, dtype="float64"), dense(2))
+    optimizer = tf_kfgn.HessianFree(damping=tau, backtracking=False, **SOLVED)
+    tf_kfgn.enable_curvature(model).compile(optimizer, MSE, run_eagerly=True)
+    first, dropout, last = model.layers
+    outputs = {}
+
+    def kept(name, layer):
+        """Remember what every call of a layer returned, the recorded pass first."""
+        call = layer.call
+        layer.call = lambda *a, **k: (
+            outputs.setdefault(name, []).append(call(*a, **k)) or (outputs[name][-1])
+        )
+
+    kept("first", first), kept("dropout", dropout)
+    old = model.get_weights()
+    model.train_on_batch(x, y)
+    new = model.get_weights()
+    mask = (outputs["dropout"][0] / outputs["first"][0]).numpy()
+    assert set(np.round(mask.ravel(), 9)) == {0.0, 2.0}
+    del first.call, dropout.call
+
+    def masked(x, training=False):
+        return last(mask * first(x))
+
+    def objective(weights):
+        model.set_weights(weights)
+        return float(MSE(y, masked(x)))
+
+    change = objective(new) - objective(old)  # which leaves the old weights
+    matrix = gauss_newton(masked, x, y, MSE, model.trainable_variables)
+    with tf.GradientTape() as tape:
+        value = MSE(y, masked(x))
+    g = flat(tape.gradient(value, [v.value for v in model.trainable_variables]))
+    step = np.linalg.solve(matrix + tau * np.eye(len(g)), -g)
+    np.testing.assert_allclose(flat(new) - flat(old), step, rtol=1e-6, atol=1e-9)
+    predicted = g @ step + 0.5 * step @ matrix @ step + 0.5 * tau * step @ step
+    np.testing.assert_allclose(float(optimizer.reduction_ratio), change / predicted, rtol=1e-6)
+    fresh = float(MSE(y, model(x, training=True))) - value  # the same weights, other masks
+    assert abs(fresh) > 0.1 * abs(change)
 
 
 # Steps that are not taken
