@@ -121,7 +121,7 @@ class _Batches:
         Raises:
             ValueError: If targets or weights do not fit, or are given beside a data set.
         """
-        self._data_set = given.x if isinstance(given.x, tf.data.Dataset) else None
+        self._data_set: Any = given.x if isinstance(given.x, tf.data.Dataset) else None
         self._batch = None
         if self._data_set is None:
             self._batch = Examples.of(*given.tensors())
