@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 
 import keras
@@ -65,30 +66,40 @@ def test_solved_to_the_end_the_step_is_that_of_the_dense_matrix(unbounded, preco
     assert int(optimizer.cg_iterations) < 300
 
 
+# After more iterations CG has amplified the round-off of both. Keras rounds l2 to float32.
+UPDATES, L2, SEARCH = 5, 2.0**-10, {"max_cg_iterations": 7, "warm_start": 0.9}
+
+
+@functools.cache
+def numpy_updates():
+    """What each update leaves: weights, τ, ρ, iterations of CG, which was chosen, rejections."""
+    plain = NumpyHessianFree(made("sgd", L2), MSE, 0.01, 7, 5e-4, 0.9, L2)
+    left = []
+    for x, y in batches(UPDATES, size=12):
+        plain.step(x, y)
+        left.append((plain.w, plain.tau, plain.rho, plain.iterations, plain.chosen, plain.rejected))
+    assert any(chosen < iterations for *_, iterations, chosen, _ in left)
+    assert len({tau for _, tau, *_ in left}) > 2
+    return left
+
+
 @pytest.mark.parametrize("mode", [{"run_eagerly": True}, {"jit_compile": False}])
 def test_updates_are_those_of_numpy(mode):
-    # After more iterations CG has amplified the round-off of both. Keras rounds l2 to float32.
-    l2, search = 2.0**-10, {"max_cg_iterations": 7, "warm_start": 0.9}
-    optimizer = tf_kfgn.HessianFree(damping=0.01, **search)
-    model = made(optimizer, l2, **mode)
-    twin = made("sgd", l2)
-    plain = NumpyHessianFree(twin, MSE, 0.01, 7, 5e-4, 0.9, l2)
-    chosen, dampings = [], []
-    for x, y in batches(8, size=12):
+    optimizer = tf_kfgn.HessianFree(damping=0.01, **SEARCH)
+    model = made(optimizer, L2, **mode)
+    for (x, y), (weights, *expected) in zip(
+        batches(UPDATES, size=12), numpy_updates(), strict=True
+    ):
         model.train_on_batch(x, y)
-        plain.step(x, y)
-        np.testing.assert_allclose(flat(model.get_weights()), plain.w, rtol=1e-6, atol=1e-9)
-        for actual, expected in (
-            (optimizer.damping, plain.tau),
-            (optimizer.reduction_ratio, plain.rho),
-            (optimizer.cg_iterations, plain.iterations),
-            (optimizer.chosen_iteration, plain.chosen),
-            (optimizer.rejected_steps, plain.rejected),
-        ):
-            np.testing.assert_allclose(float(actual), expected, rtol=1e-6)
-        chosen.append(plain.chosen < plain.iterations)
-        dampings.append(plain.tau)
-    assert any(chosen) and len(set(dampings)) > 2, (chosen, dampings)
+        np.testing.assert_allclose(flat(model.get_weights()), weights, rtol=1e-6, atol=1e-9)
+        actual = (
+            optimizer.damping,
+            optimizer.reduction_ratio,
+            optimizer.cg_iterations,
+            optimizer.chosen_iteration,
+            optimizer.rejected_steps,
+        )
+        np.testing.assert_allclose([float(value) for value in actual], expected, rtol=1e-6)
 
 
 # Parts of the weights, and of the batch
@@ -322,7 +333,7 @@ def test_a_preconditioner_halves_the_iterations_at_least():
         own = {} if preconditioner is None else {"preconditioner": preconditioner, "seed": 1}
         model = tf_kfgn.enable_curvature(seeded(lambda: mlp([12, 6, 2], "tanh"))())
         optimizer = tf_kfgn.HessianFree(
-            damping=1e-6, cg_tolerance=1e-5, max_cg_iterations=200, warm_start=0.0, **own
+            damping=1e-6, cg_tolerance=1e-3, max_cg_iterations=200, warm_start=0.0, **own
         )
         model.compile(optimizer, MSE, run_eagerly=True)
         model.train_on_batch(x, y)
