@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections import Counter
 from typing import NamedTuple
@@ -17,10 +18,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 import tf_kfgn
 from tf_kfgn._keras.models import WithoutOptimizerInSavedModel
 
+SEARCHING = functools.partial(tf_kfgn.HessianFree, max_cg_iterations=2, preconditioner="kfac")
 CASES = {
     "sequential-kfra": (stock_models.sequential, tf_kfgn.KFRA, (5,)),
     "convolutional-kflr": (stock_models.convolutional, tf_kfgn.KFLR, (6, 6, 2)),
     "subclassed-kfac": (stock_models.subclassed, tf_kfgn.KFAC, (5,)),
+    "sequential-hessianfree": (stock_models.sequential, SEARCHING, (5,)),
 }
 FORMS = ["exported", "saved"]
 
