@@ -55,7 +55,8 @@ def everything(root):
         keras.utils.set_random_seed(0)
         x = np.random.default_rng(0).normal(size=(16, *shape)).astype("float32")
         model = tf_kfgn.enable_curvature(make())
-        model.compile(optimizer=optimizer(factor_period=2), loss="mse", jit_compile=False)
+        how = {"run_eagerly": True} if optimizer is SEARCHING else {"jit_compile": False}
+        model.compile(optimizer=optimizer(factor_period=2), loss="mse", **how)
         for _ in range(3):
             model.train_on_batch(x, x.reshape(16, -1)[:, :3])
         predictions = model.predict(x, verbose=0)

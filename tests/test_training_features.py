@@ -277,19 +277,15 @@ def test_frozen_layers_stay_bitwise_and_move_again_when_unfrozen(new, same):
     assert np.isfinite(model.evaluate(X, Y, verbose=0))
 
 
-@pytest.mark.parametrize(
-    ("frozen", "same"),
-    [("bias", False), ("bias", True), ("kernel", True)],
-    ids=["bias, new optimizer", "bias, same optimizer", "kernel, same optimizer"],
-)
-def test_one_weight_of_a_layer_stays_bitwise_while_the_other_moves(new, same, frozen):
+@pytest.mark.parametrize("same", [False, True], ids=["new optimizer", "same optimizer"])
+def test_a_frozen_bias_stays_bitwise_while_its_kernel_moves(new, same):
     settings = {"factor_period": 1, "inverse_period": 1}
     model = made(new(**settings))
     optimizer = model.optimizer
     two_steps(model)
-    getattr(model.layers[0], frozen).trainable = False
+    model.layers[0].bias.trainable = False
     moved = two_steps(recompiled(model, optimizer if same else new(**settings)))
-    assert moved == [frozen == "bias", frozen == "kernel", True, True]
+    assert moved == [True, False, True, True]
 
 
 @pytest.mark.parametrize("frozen", ["kernel", "bias"])
@@ -305,7 +301,10 @@ def test_the_same_optimizer_sees_the_curvature_of_what_is_not_frozen(new, frozen
     joint = tf_kfgn.kronecker_factors(model, X, "mse", "kfra")[layer.name]
     old = optimizer.curvature()[layer.name]
     getattr(layer, frozen).trainable = False
+    before = model.get_weights()
     recompiled(model, optimizer).train_on_batch(X, Y)
+    moved = differ(model.get_weights(), before)
+    assert moved == [frozen == "bias", frozen == "kernel", True, True]
     A, G = optimizer.curvature()[layer.name]
     expected = joint.A.numpy()
     if frozen == "bias":

@@ -26,7 +26,7 @@ OPTIMIZERS = {
     "KFRA": tf_kfgn.KFRA,
     "KFLR": tf_kfgn.KFLR,
     "KFAC": functools.partial(tf_kfgn.KFAC, seed=0),
-    "HessianFree": functools.partial(tf_kfgn.HessianFree, max_cg_iterations=2),
+    "HessianFree": functools.partial(tf_kfgn.HessianFree, max_cg_iterations=2, backtracking=False),
 }
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(3, 2, size=(50, 4)).astype("float32")
