@@ -28,7 +28,7 @@ TARGETS = {
 
 def small(l2=0.0):
     regularizer = keras.regularizers.L2(l2) if l2 else None
-    return seeded(lambda: mlp([4, 5, 3], "tanh", kernel_regularizer=regularizer))()
+    return seeded(lambda: mlp([4, 3, 3], "tanh", kernel_regularizer=regularizer))()
 
 
 def enabled(optimizer, loss=MSE, l2=0.0, **arguments):
