@@ -31,12 +31,14 @@ OPTIMIZERS: dict[str, Callable[[], keras.optimizers.Optimizer]] = {
     "kfra": lambda: tf_kfgn.KFRA(**SETTINGS),
     "kflr": lambda: tf_kfgn.KFLR(**SETTINGS, use_ema=True),
     "kfac": lambda: tf_kfgn.KFAC(**SETTINGS, seed=1),
+    "hessianfree": lambda: tf_kfgn.HessianFree(max_cg_iterations=2, backtracking=False),
 }
 # How many kills, and of which kind, for each optimizer.
 KILLS = {
     "kfra": ["tracing", "backup", "batch", "backup", "batch", "backup", "tracing"],
-    "kflr": ["batch", "tracing", "backup", "backup", "tracing", "batch", "backup"],
-    "kfac": ["backup", "batch", "backup", "tracing", "backup", "batch"],
+    "kflr": ["batch", "tracing", "backup", "backup", "batch"],
+    "kfac": ["backup", "batch", "backup", "tracing", "backup"],
+    "hessianfree": ["batch", "backup", "tracing"],
 }
 BEGUN, TRAINED, DONE = b"b", b"t", b"d"
 

@@ -71,6 +71,13 @@ CASES = {
         {"loss": "mse", "weighted_metrics": ["mae"]},
         ("x", "sample_weight"),
     ),
+    "hessianfree": Case(
+        stock_models.subclassed,
+        tf_kfgn.HessianFree(max_cg_iterations=2, curvature_fraction=0.5),
+        list(zip(normal(5), normal(3), [np.abs(w) for w in normal()], strict=True)),
+        {"loss": "mse"},
+        ("x", "sample_weight"),
+    ),
 }
 
 

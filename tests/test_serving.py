@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections import Counter
 from typing import NamedTuple
@@ -17,10 +18,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 import tf_kfgn
 from tf_kfgn._keras.models import WithoutOptimizerInSavedModel
 
+SEARCHING = functools.partial(tf_kfgn.HessianFree, max_cg_iterations=2, preconditioner="kfac")
 CASES = {
     "sequential-kfra": (stock_models.sequential, tf_kfgn.KFRA, (5,)),
     "convolutional-kflr": (stock_models.convolutional, tf_kfgn.KFLR, (6, 6, 2)),
     "subclassed-kfac": (stock_models.subclassed, tf_kfgn.KFAC, (5,)),
+    "sequential-hessianfree": (stock_models.sequential, SEARCHING, (5,)),
 }
 FORMS = ["exported", "saved"]
 
@@ -52,7 +55,8 @@ def everything(root):
         keras.utils.set_random_seed(0)
         x = np.random.default_rng(0).normal(size=(16, *shape)).astype("float32")
         model = tf_kfgn.enable_curvature(make())
-        model.compile(optimizer=optimizer(factor_period=2), loss="mse", jit_compile=False)
+        how = {"run_eagerly": True} if optimizer is SEARCHING else {"jit_compile": False}
+        model.compile(optimizer=optimizer(factor_period=2), loss="mse", **how)
         for _ in range(3):
             model.train_on_batch(x, x.reshape(16, -1)[:, :3])
         predictions = model.predict(x, verbose=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -277,11 +279,39 @@ def test_frozen_layers_stay_bitwise_and_move_again_when_unfrozen(new, same):
 
 @pytest.mark.parametrize("same", [False, True], ids=["new optimizer", "same optimizer"])
 def test_a_frozen_bias_stays_bitwise_while_its_kernel_moves(new, same):
-    model = made(new())
+    settings = {"factor_period": 1, "inverse_period": 1}
+    model = made(new(**settings))
     optimizer = model.optimizer
     two_steps(model)
     model.layers[0].bias.trainable = False
-    assert two_steps(recompiled(model, optimizer if same else new())) == [True, False, True, True]
+    moved = two_steps(recompiled(model, optimizer if same else new(**settings)))
+    assert moved == [True, False, True, True]
+
+
+@pytest.mark.parametrize("frozen", ["kernel", "bias"])
+@pytest.mark.parametrize(
+    "new",
+    [tf_kfgn.KFRA, functools.partial(tf_kfgn.HessianFree, preconditioner="kfra")],
+    ids=["KFRA", "HessianFree"],
+)
+def test_the_same_optimizer_sees_the_curvature_of_what_is_not_frozen(new, frozen):
+    model = made(new(factor_period=1, inverse_period=1, curvature_decay=0.0), stock(dropout=0.0))
+    layer, optimizer = model.layers[0], model.optimizer
+    model.train_on_batch(X[:8], Y[:8])
+    joint = tf_kfgn.kronecker_factors(model, X, "mse", "kfra")[layer.name]
+    old = optimizer.curvature()[layer.name]
+    getattr(layer, frozen).trainable = False
+    before = model.get_weights()
+    recompiled(model, optimizer).train_on_batch(X, Y)
+    moved = differ(model.get_weights(), before)
+    assert moved == [frozen == "bias", frozen == "kernel", True, True]
+    A, G = optimizer.curvature()[layer.name]
+    expected = joint.A.numpy()
+    if frozen == "bias":
+        expected[:5, 5] = expected[5, :5] = 0
+    np.testing.assert_allclose(A, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(G, joint.G, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(A, old[0], rtol=1e-2) and not np.allclose(G, old[1], rtol=1e-2)
 
 
 def test_an_optimizer_built_without_a_layer_refuses_it_as_keras_does(new):

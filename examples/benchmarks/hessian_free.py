@@ -24,7 +24,6 @@ import tf_kfgn
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.hessian_free_update import search_step
 
-PRECONDITIONERS = (None, "kfra", "kflr", "kfac")
 FALL = 0.99
 
 
@@ -37,20 +36,31 @@ class Size:
         widths: Hidden layers of the autoencoder, down to the code.
         updates: On CURVES.
         regression_updates: On the regression.
+        search: Iterations of CG in one of these updates, at most.
         looks: Updates after which iterations are counted.
         most_iterations: Of CG where iterations are counted.
+        preconditioners: Whose iterations are counted.
     """
 
     images: int = 500
     widths: tuple[int, ...] = (100, 50, 6)
     updates: int = 15
     regression_updates: int = 60
+    search: int = 250
     looks: tuple[int, ...] = (0, 5, 10)
     most_iterations: int = 400
+    preconditioners: tuple[str | None, ...] = (None, "kfra", "kflr", "kfac")
 
 
 SMOKE = Size(
-    images=60, widths=(12, 3), updates=2, regression_updates=2, looks=(2,), most_iterations=200
+    images=60,
+    widths=(12, 3),
+    updates=2,
+    regression_updates=2,
+    search=20,
+    looks=(1,),
+    most_iterations=50,
+    preconditioners=(None, "kfac"),
 )
 LOSS = keras.losses.BinaryCrossentropy(from_logits=True)
 
@@ -62,10 +72,10 @@ def main() -> None:
     size = SMOKE if parser.parse_args().smoke else Size()
     images, _ = tf_kfgn.datasets.curves.load_data(train_size=size.images, test_size=1)
     print(f"CURVES, {size.images} images, 784-{'-'.join(map(str, size.widths))}-...-784")
-    compare(lambda: autoencoder(size.widths), LOSS, (images, images), size.updates)
+    compare(lambda: autoencoder(size.widths), LOSS, (images, images), size.updates, size.search)
     print("\nRegression in float64, in units of the start")
     keras.config.set_floatx("float64")
-    regression(size.regression_updates)
+    regression(size.regression_updates, size.search)
     keras.config.set_floatx("float32")
     print(f"\nIterations of CG for {FALL:.0%} of the fall of the model")
     iterations(size, images)
@@ -79,13 +89,14 @@ def compare(
     loss: keras.losses.Loss,
     batch: tuple[np.ndarray, np.ndarray],
     updates: int,
+    search: int,
     relative: bool = False,
 ) -> None:
     """A column for each optimizer, a row for each update; all from the same weights."""
     optimizers = {
         "KFRA": tf_kfgn.KFRA(),
-        "HessianFree": tf_kfgn.HessianFree(max_cg_iterations=250),
-        "with kfra": tf_kfgn.HessianFree(max_cg_iterations=250, preconditioner="kfra"),
+        "HessianFree": tf_kfgn.HessianFree(max_cg_iterations=search),
+        "with kfra": tf_kfgn.HessianFree(max_cg_iterations=search, preconditioner="kfra"),
     }
     columns = {
         name: objectives(build(), one, loss, batch, updates) for name, one in optimizers.items()
@@ -122,7 +133,7 @@ def autoencoder(widths: tuple[int, ...]) -> keras.Model:
     return keras.Sequential([keras.Input((784,)), *down, middle, *up, end])
 
 
-def regression(updates: int) -> None:
+def regression(updates: int, search: int) -> None:
     """Learn what a network of six hidden units does with one of eight."""
 
     def network(width: int, seed: int) -> keras.Model:
@@ -133,7 +144,7 @@ def regression(updates: int) -> None:
     x = np.random.default_rng(0).normal(size=(100, 5))
     y = network(6, seed=9)(x).numpy()
     loss = keras.losses.MeanSquaredError(dtype="float64")
-    compare(lambda: network(8, seed=0), loss, (x, y), updates, relative=True)
+    compare(lambda: network(8, seed=0), loss, (x, y), updates, search, relative=True)
 
 
 # Iterations
@@ -142,23 +153,24 @@ def regression(updates: int) -> None:
 def iterations(size: Size, images: np.ndarray) -> None:
     """A row for each look: τ, and the iterations with each preconditioner."""
     model = tf_kfgn.enable_curvature(autoencoder(size.widths))
-    optimizer = tf_kfgn.HessianFree(max_cg_iterations=250, preconditioner="kfac", seed=0)
+    optimizer = tf_kfgn.HessianFree(max_cg_iterations=size.search, preconditioner="kfac", seed=0)
     model.compile(optimizer, LOSS, jit_compile=False)
     optimizer.build(model.trainable_variables)
-    names = [str(name or "plain") for name in PRECONDITIONERS]
+    names = [str(name or "plain") for name in size.preconditioners]
     print(f"{'updates':<10}{'damping':>10}" + "".join(f"{name:>8}" for name in names))
     for number in range(max(size.looks) + 1):
         if number in size.looks:
             damping = float(optimizer.damping) or 1e-3
             values = [
                 model_values(model, images, name, damping, size.most_iterations)
-                for name in PRECONDITIONERS
+                for name in size.preconditioners
             ]
             lowest = min(min(column) for column in values)
             needed = [first_below(column, FALL * lowest) for column in values]
             counts = "".join(f"{'-' if n is None else n:>8}" for n in needed)
             print(f"{number:<10d}{damping:10.1e}" + counts, flush=True)
-        model.train_on_batch(images, images)
+        if number < max(size.looks):
+            model.train_on_batch(images, images)
 
 
 def model_values(

@@ -16,6 +16,7 @@ import tf_kfgn
 from tf_kfgn import analysis
 from tf_kfgn.analysis.approximate_blocks import KroneckerBlock
 from tf_kfgn.analysis.error_report import ALL, CurvatureErrors
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.factors import estimator_of
 from tf_kfgn.analysis.inspection import tape_of
 
@@ -142,7 +143,7 @@ def test_weights_without_a_matrix_have_a_diagonal():
     normal = model.layers[1]
     exact = gauss_newton(model, problem.x, problem.y, problem.loss, normal.trainable_variables)
     row = report["kflr"][normal.name]
-    with tape_of(model, problem.x, problem.loss, problem.y) as tape:
+    with tape_of(model, Examples(problem.x, problem.y), problem.loss) as tape:
         seed = tf.constant([0, 0], tf.int64)
         estimate = estimator_of("kflr").estimate(tape, seed, normal.trainable_variables)
     K = np.diag(flat(estimate.diagonals))

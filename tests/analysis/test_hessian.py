@@ -85,11 +85,7 @@ LOSSES = {
 
 @pytest.mark.parametrize(
     ("activation", "depth"),
-    [
-        (activation, depth)
-        for i, activation in enumerate(ACTIVATIONS)
-        for depth in (2 + i % 2, 4 + i % 2)
-    ],
+    [(activation, 2 + i % 4) for i, activation in enumerate(ACTIVATIONS)],
 )
 def test_the_recursion_equals_brute_force(activation, depth):
     loss = list(LOSSES.values())[(ACTIVATIONS.index(activation) + depth) % len(LOSSES)]
@@ -198,13 +194,13 @@ def test_weights_beside_the_matrices_of_a_chain_are_differentiated():
 
 
 def test_many_columns_are_computed_at_once():
-    make = lambda: residual_of(9)  # noqa: E731
+    make = lambda: residual_of(8)  # noqa: E731
     check(random_problem("wide", make, batch=3), AUTOMATIC)
 
 
 def residual_of(width):
     inputs = keras.Input((width,), dtype="float64")
-    hidden = dense(width, "tanh")(inputs)  # 90 weights
+    hidden = dense(width, "tanh")(inputs)  # 72 weights
     return keras.Model(inputs, dense(1)(layer(keras.layers.Add)([inputs, hidden])))
 
 

@@ -43,8 +43,17 @@ def test_rows_say_what_each_block_is(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_the_state_is_what_the_optimizer_holds():
-    optimizer = tf_kfgn.KFRA(max_factor_size=64)
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        tf_kfgn.KFRA(max_factor_size=64),
+        tf_kfgn.HessianFree(),
+        tf_kfgn.HessianFree(warm_start=0.0),
+        tf_kfgn.HessianFree(preconditioner="kfra", max_factor_size=64),
+    ],
+    ids=["KFRA", "HessianFree", "from zeros", "preconditioned"],
+)
+def test_the_state_is_what_the_optimizer_holds(optimizer):
     made = tf_kfgn.enable_curvature(model())
     rows = tf_kfgn.curvature_summary(made, optimizer, verbose=False)
     optimizer.build(made.trainable_variables)
@@ -79,6 +88,26 @@ def test_by_hand_for_one_layer():
     expected = (factors / 2 + inverses / 4 + preconditioning) / gradient + 4 / 3
     assert row["work"] == pytest.approx(expected)
     assert row["state_mib"] == pytest.approx(4 * (2 * (100 + 16) + 2 * 40) / 2**20)
+
+
+def test_hessian_free_has_blocks_only_to_precondition(capsys):
+    small = keras.Sequential([keras.Input((9,)), keras.layers.Dense(4, name="only")])
+    search = {"max_cg_iterations": 50, "curvature_fraction": 0.5}
+    plain = tf_kfgn.curvature_summary(small, tf_kfgn.HessianFree(**search), batch_size=8)["only"]
+    assert (plain["kind"], plain["A"], plain["G"], plain["note"]) == ("exact", None, None, "")
+    assert plain["work"] == pytest.approx(50 * 0.5 * 4 / 3)
+    table = capsys.readouterr().out
+    assert "Kronecker" not in table
+    assert "at most 50 iterations of CG" in table and "It keeps no blocks." in table
+
+    optimizer = tf_kfgn.HessianFree(**search, preconditioner="kfac", seed=0, factor_period=2)
+    row = tf_kfgn.curvature_summary(small, optimizer, batch_size=8)["only"]
+    assert (row["kind"], row["A"], row["G"]) == ("Kronecker", (10, 10), (4, 4))
+    gradient = 3 * 8 * 2 * 10 * 4
+    factors = 2 * 8 * 10 * 10 + 8 * 2 * 10 * 4 + 2 * 8 * 4 * 4
+    blocks = factors / 2 + 2 * (10**3 + 4**3) / 5 + 50 * 2 * 10 * 4 * (10 + 4)
+    assert row["work"] == pytest.approx(plain["work"] + blocks / gradient)
+    assert "The blocks, those of 'kfac', only precondition them." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["transformer", "masked LSTM", "two heads", "subclassed"])

@@ -41,6 +41,30 @@ def test_average_mixes_with_the_decay(state, decay):
     np.testing.assert_array_equal(mixed.A_inverse, state.A_inverse)
 
 
+@pytest.mark.parametrize("groups", [(), (2,)], ids=["one matrix", "groups"])
+@pytest.mark.parametrize("most", [None, 3, 1], ids=["whole", "at the limit", "diagonal"])
+def test_a_frozen_bias_keeps_its_entry_alone(groups, most):
+    """3 rows and a bias; with a limit of 3 the old factor is diagonal and the new one whole."""
+    matrix = WeightMatrix("dense", 3, 2, groups=groups[0] if groups else None)
+    block = KroneckerBlock((0, 1), matrix, most)
+    new = np.broadcast_to(positive(3, 1), (*groups, 3, 3))
+    G = np.broadcast_to(positive(2, 2), (*groups, 2, 2))
+    old = np.broadcast_to(positive(4, 3), (*groups, 4, 4))
+    diagonal = np.einsum("...ii->...i", old)[..., None], np.einsum("...ii->...i", new)[..., None]
+    if most is None:
+        expected = np.zeros(old.shape)
+        expected[..., :3, :3], expected[..., 3, 3] = new, old[..., 3, 3]
+    else:
+        expected = np.concatenate([diagonal[1], diagonal[0][..., -1:, :]], axis=-2)
+    given = diagonal[1] if most == 1 else new
+    average = old if most is None else diagonal[0]
+    A, unchanged = block.with_bias_row((tf.constant(given), G), (tf.constant(average), G))
+    np.testing.assert_array_equal(A, expected)
+    assert unchanged is G
+    again, _ = block.with_bias_row((A, G), (tf.constant(average), G))  # it is not frozen
+    assert again is A
+
+
 def test_averages_keep_their_type():
     state = KroneckerState(*(tf.eye(size) for size in (IN, OUT, IN, OUT)))
     mixed = kronecker.average(state, positive(IN, 0), positive(OUT, 1), tf.constant(0.5))

@@ -26,6 +26,7 @@ OPTIMIZERS = {
     "KFRA": tf_kfgn.KFRA,
     "KFLR": tf_kfgn.KFLR,
     "KFAC": functools.partial(tf_kfgn.KFAC, seed=0),
+    "HessianFree": functools.partial(tf_kfgn.HessianFree, max_cg_iterations=2, backtracking=False),
 }
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.normal(3, 2, size=(50, 4)).astype("float32")
@@ -339,7 +340,7 @@ def test_validation_and_the_trained_model_use_them(name):
         model = small()
         if name != "SGD":
             tf_kfgn.enable_curvature(model)
-        compiled(model, OPTIMIZERS[name]())
+        compiled(model, OPTIMIZERS[name](), run_eagerly=name == "HessianFree")
         history = model.fit(
             X, Y, **FIT, epochs=2, validation_data=(X, Y), callbacks=list(callbacks)
         )

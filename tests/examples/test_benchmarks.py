@@ -66,10 +66,15 @@ def test_the_worst_block_is_named(monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_hessian_free_is_below_kfra_and_needs_fewer_iterations_with_blocks(
-    monkeypatch, capsys, tmp_path
+    monkeypatch, capsys, tmp_path, request
 ):
     import hessian_free
+    import tensorflow as tf
 
+    # For two updates, no step is worth tracing.
+    eagerly = tf.config.functions_run_eagerly()
+    request.addfinalizer(lambda: tf.config.run_functions_eagerly(eagerly))
+    tf.config.run_functions_eagerly(True)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr(sys, "argv", ["hessian_free.py", "--smoke"])
     hessian_free.main()
@@ -81,8 +86,9 @@ def test_hessian_free_is_below_kfra_and_needs_fewer_iterations_with_blocks(
         assert [int(row[0]) for row in rows] == [0, 1, 2]
         for _, kfra, *ours in rows[1:]:
             assert all(float(value) < float(kfra) for value in ours)
-    for _, _, plain, *preconditioned in iterations:
-        assert all(int(count) < int(plain) for count in preconditioned)
+    [[_, _, plain, preconditioned]] = iterations
+    assert int(preconditioned) < 40
+    assert plain == "-"  # more than the 50 that were tried
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 
 import keras
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 from brute_force import flat, gauss_newton
 from numpy_hessian_free import NumpyHessianFree
-from problems import LOSSES, mlp, seeded
+from problems import LOSSES, dense, mlp, seeded, sequential
 from updates import MSE, batches, made, made_eager, recorded
 
 import tf_kfgn
@@ -27,7 +28,7 @@ TARGETS = {
 
 def small(l2=0.0):
     regularizer = keras.regularizers.L2(l2) if l2 else None
-    return seeded(lambda: mlp([4, 5, 3], "tanh", kernel_regularizer=regularizer))()
+    return seeded(lambda: mlp([4, 3, 3], "tanh", kernel_regularizer=regularizer))()
 
 
 def enabled(optimizer, loss=MSE, l2=0.0, **arguments):
@@ -65,30 +66,40 @@ def test_solved_to_the_end_the_step_is_that_of_the_dense_matrix(unbounded, preco
     assert int(optimizer.cg_iterations) < 300
 
 
+# After more iterations CG has amplified the round-off of both. Keras rounds l2 to float32.
+UPDATES, L2, SEARCH = 5, 2.0**-10, {"max_cg_iterations": 7, "warm_start": 0.9}
+
+
+@functools.cache
+def numpy_updates():
+    """What each update leaves: weights, τ, ρ, iterations of CG, which was chosen, rejections."""
+    plain = NumpyHessianFree(made("sgd", L2), MSE, 0.01, 7, 5e-4, 0.9, L2)
+    left = []
+    for x, y in batches(UPDATES, size=12):
+        plain.step(x, y)
+        left.append((plain.w, plain.tau, plain.rho, plain.iterations, plain.chosen, plain.rejected))
+    assert any(chosen < iterations for *_, iterations, chosen, _ in left)
+    assert len({tau for _, tau, *_ in left}) > 2
+    return left
+
+
 @pytest.mark.parametrize("mode", [{"run_eagerly": True}, {"jit_compile": False}])
 def test_updates_are_those_of_numpy(mode):
-    # After more iterations CG has amplified the round-off of both. Keras rounds l2 to float32.
-    l2, search = 2.0**-10, {"max_cg_iterations": 7, "warm_start": 0.9}
-    optimizer = tf_kfgn.HessianFree(damping=0.01, **search)
-    model = made(optimizer, l2, **mode)
-    twin = made("sgd", l2)
-    plain = NumpyHessianFree(twin, MSE, 0.01, 7, 5e-4, 0.9, l2)
-    chosen, dampings = [], []
-    for x, y in batches(8, size=12):
+    optimizer = tf_kfgn.HessianFree(damping=0.01, **SEARCH)
+    model = made(optimizer, L2, **mode)
+    for (x, y), (weights, *expected) in zip(
+        batches(UPDATES, size=12), numpy_updates(), strict=True
+    ):
         model.train_on_batch(x, y)
-        plain.step(x, y)
-        np.testing.assert_allclose(flat(model.get_weights()), plain.w, rtol=1e-6, atol=1e-9)
-        for actual, expected in (
-            (optimizer.damping, plain.tau),
-            (optimizer.reduction_ratio, plain.rho),
-            (optimizer.cg_iterations, plain.iterations),
-            (optimizer.chosen_iteration, plain.chosen),
-            (optimizer.rejected_steps, plain.rejected),
-        ):
-            np.testing.assert_allclose(float(actual), expected, rtol=1e-6)
-        chosen.append(plain.chosen < plain.iterations)
-        dampings.append(plain.tau)
-    assert any(chosen) and len(set(dampings)) > 2, (chosen, dampings)
+        np.testing.assert_allclose(flat(model.get_weights()), weights, rtol=1e-6, atol=1e-9)
+        actual = (
+            optimizer.damping,
+            optimizer.reduction_ratio,
+            optimizer.cg_iterations,
+            optimizer.chosen_iteration,
+            optimizer.rejected_steps,
+        )
+        np.testing.assert_allclose([float(value) for value in actual], expected, rtol=1e-6)
 
 
 # Parts of the weights, and of the batch
@@ -162,6 +173,49 @@ def test_the_pass_of_a_part_moves_no_statistic_and_no_seed():
         np.testing.assert_array_equal(variable.numpy(), value)
     assert len(part.operations) == 3
     assert np.any(outputs != model(x[:4], training=False))  # it was in training mode
+
+
+def test_gradient_products_and_comparison_of_an_update_have_the_same_masks(unbounded):
+    tau, (x, y) = 0.1, next(batches(1))
+    model = sequential((5,), dense(6), keras.layers.Dropout(0.5, dtype="float64"), dense(2))
+    optimizer = tf_kfgn.HessianFree(damping=tau, backtracking=False, **SOLVED)
+    tf_kfgn.enable_curvature(model).compile(optimizer, MSE, run_eagerly=True)
+    first, dropout, last = model.layers
+    outputs = {}
+
+    def kept(name, layer):
+        """Remember what every call of a layer returned, the recorded pass first."""
+        call = layer.call
+        layer.call = lambda *a, **k: (
+            outputs.setdefault(name, []).append(call(*a, **k)) or (outputs[name][-1])
+        )
+
+    kept("first", first), kept("dropout", dropout)
+    old = model.get_weights()
+    model.train_on_batch(x, y)
+    new = model.get_weights()
+    mask = (outputs["dropout"][0] / outputs["first"][0]).numpy()
+    assert set(np.round(mask.ravel(), 9)) == {0.0, 2.0}
+    del first.call, dropout.call
+
+    def masked(x, training=False):
+        return last(mask * first(x))
+
+    def objective(weights):
+        model.set_weights(weights)
+        return float(MSE(y, masked(x)))
+
+    change = objective(new) - objective(old)  # which leaves the old weights
+    matrix = gauss_newton(masked, x, y, MSE, model.trainable_variables)
+    with tf.GradientTape() as tape:
+        value = MSE(y, masked(x))
+    g = flat(tape.gradient(value, [v.value for v in model.trainable_variables]))
+    step = np.linalg.solve(matrix + tau * np.eye(len(g)), -g)
+    np.testing.assert_allclose(flat(new) - flat(old), step, rtol=1e-6, atol=1e-9)
+    predicted = g @ step + 0.5 * step @ matrix @ step + 0.5 * tau * step @ step
+    np.testing.assert_allclose(float(optimizer.reduction_ratio), change / predicted, rtol=1e-6)
+    fresh = float(MSE(y, model(x, training=True))) - value  # the same weights, other masks
+    assert abs(fresh) > 0.1 * abs(change)
 
 
 # Steps that are not taken
@@ -279,7 +333,7 @@ def test_a_preconditioner_halves_the_iterations_at_least():
         own = {} if preconditioner is None else {"preconditioner": preconditioner, "seed": 1}
         model = tf_kfgn.enable_curvature(seeded(lambda: mlp([12, 6, 2], "tanh"))())
         optimizer = tf_kfgn.HessianFree(
-            damping=1e-6, cg_tolerance=1e-5, max_cg_iterations=200, warm_start=0.0, **own
+            damping=1e-6, cg_tolerance=1e-3, max_cg_iterations=200, warm_start=0.0, **own
         )
         model.compile(optimizer, MSE, run_eagerly=True)
         model.train_on_batch(x, y)

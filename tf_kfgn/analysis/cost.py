@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.operations.parametrised import ParametrisedOperation
-from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.optimizers import GaussNewton, HessianFree
 from tf_kfgn.optimizers.settings import Settings
 
 MIB = 2**20
@@ -44,12 +44,18 @@ class BlockCost(NamedTuple):
             output_factor: Multiplications and additions of an estimate of G.
             settings: Which hold the periods.
         """
-        return (
-            (self.input_factor + output_factor) / settings.factor_period
-            + self.inverses / settings.inverse_period
-            + self.preconditioning
-            + 2 * _JVP * self.gradient
-        )
+        step = self.preconditioning + 2 * _JVP * self.gradient
+        return self.blocks(output_factor, settings) + step
+
+    def blocks(self, output_factor: float, settings: Settings) -> float:
+        """Factors and inverses, each divided by its period.
+
+        Args:
+            output_factor: Multiplications and additions of an estimate of G.
+            settings: Which hold the periods.
+        """
+        factors = (self.input_factor + output_factor) / settings.factor_period
+        return factors + self.inverses / settings.inverse_period
 
 
 def block_cost(
@@ -89,7 +95,8 @@ def cost_against_gradient(
 
     Counts, each divided by its period: the second moments and the backward passes (or the
     recursion) for the factors, and their inverses; and in every update the preconditioning and
-    two Jacobian-vector products.
+    two Jacobian-vector products. Of `HessianFree` as many iterations of CG as one update may take,
+    each a preconditioning and a product, which costs as much as those two.
 
     Args:
         block: A block.
@@ -104,25 +111,38 @@ def cost_against_gradient(
     if not isinstance(block, KroneckerBlock) or not uses:
         return None
     cost = block_cost(block, uses, batch_size)
+    settings = optimizer.settings
     output_factor = optimizer.estimator.output_cost(uses, cost.forward, batch_size, num_outputs)
-    return cost.update(output_factor, optimizer.settings) / cost.gradient
+    if not isinstance(optimizer, HessianFree):
+        return cost.update(output_factor, settings) / cost.gradient
+    iteration = 2 * _JVP * cost.gradient * optimizer.curvature_fraction
+    blocks = 0.0
+    if optimizer.preconditioner is not None:
+        blocks = cost.blocks(output_factor, settings)
+        iteration += cost.preconditioning
+    return (blocks + optimizer.search.max_cg_iterations * iteration) / cost.gradient
 
 
-def state_size(block: Block, variables: Sequence[Any], settings: Settings) -> int:
+def state_size(block: Block, variables: Sequence[Any], optimizer: GaussNewton) -> int:
     """Bytes that an optimizer remembers of a block.
 
-    Its state, the previous step, and the mean gradient if one is kept.
+    Its state, the previous step, and the mean gradient if one is kept; of `HessianFree` the last
+    solution, and the state only if it preconditions.
 
     Args:
         block: A block.
         variables: Its variables.
-        settings: The optimizer's settings.
+        optimizer: Whose settings count.
     """
-    copies = 2 if settings.gradient_decay else 1
+    searches = isinstance(optimizer, HessianFree)
+    more = optimizer.search.warm_start if searches else optimizer.settings.gradient_decay
+    copies = 2 if more else 1
     types = [tf.as_dtype(variable.dtype) for variable in variables]
-    own = max(4, *(dtype.size for dtype in types)) * sum(
-        math.prod(slot.shape) for slot in block.slots
-    )
+    own = 0
+    if not searches or optimizer.preconditioner is not None:
+        own = max(4, *(dtype.size for dtype in types)) * sum(
+            math.prod(slot.shape) for slot in block.slots
+        )
     return own + copies * sum(
         math.prod(variable.shape) * dtype.size
         for variable, dtype in zip(variables, types, strict=True)

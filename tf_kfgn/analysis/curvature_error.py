@@ -16,6 +16,7 @@ from tf_kfgn.analysis.approximate_blocks import (
     KroneckerBlock,
 )
 from tf_kfgn.analysis.error_report import ALL, EXACT_BLOCKS, CurvatureErrors
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.extras import require
 from tf_kfgn.analysis.factors import estimator_of
 from tf_kfgn.analysis.flat_weights import joined, matrix_order, matrix_variables, places_among
@@ -42,6 +43,7 @@ def curvature_error(
     num_samples: int = 1,
     approximation: Approximation = "expand",
     seed: int = 0,
+    sample_weight: Any = None,
 ) -> CurvatureErrors:
     """Compare approximations with the exact Gauss-Newton matrix, for each layer and the whole.
 
@@ -72,6 +74,8 @@ def curvature_error(
         num_samples: Sampled cotangents for each example; only KFAC looks at it.
         approximation: How shared weights enter, see `kronecker_factors`.
         seed: Of KFAC's samples, and of the targets where there are none.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
 
     Returns:
         `{method: {layer: numbers}}`, a dictionary that prints as a table and has a `figure`.
@@ -95,9 +99,11 @@ def curvature_error(
         if method != EXACT_BLOCKS
     }
     linalg = require("scipy.sparse.linalg", "curvature_error")
-    whole = np.asarray(gauss_newton_matrix(model, x, loss, y), np.float64)
+    batch = Examples.of(x, y, sample_weight)
+    whole = gauss_newton_matrix(model, x, loss, y, sample_weight=sample_weight)
+    whole = np.asarray(whole, np.float64)
     seeds = tf.constant([seed, 0], tf.int64)
-    with tape_of(model, x, loss, y) as tape:
+    with tape_of(model, batch, loss) as tape:
         variables = model.trainable_variables
         places, others = _places(tape, model, variables)
         flat_others = [variable for several in others.values() for variable in several]
@@ -116,7 +122,7 @@ def curvature_error(
                     joined([next(waiting) for _ in several], tf.float64).numpy()
                 )
             blocks[method] = found
-        gradient = _gradient(tape, model, x, y, loss, seeds)
+        gradient = _gradient(tape, model, batch, loss, seeds)
     steps = {}
     for damping in dampings:
         damped = whole + damping * np.eye(len(whole))
@@ -193,11 +199,11 @@ def _places(
 
 
 def _gradient(
-    tape: CurvatureTape, model: keras.Model, x: Any, y: Any, loss: Any, seeds: tf.Tensor
+    tape: CurvatureTape, model: keras.Model, batch: Examples, loss: Any, seeds: tf.Tensor
 ) -> np.ndarray:
     """The gradient over all weights: of the targets, or of targets that the model would draw."""
-    if y is not None:
-        return joined(gradient_in_graph(model, x, y, loss, False), tf.float64).numpy()
+    if batch.y is not None:
+        return joined(gradient_in_graph(model, batch, loss, False), tf.float64).numpy()
     likelihoods = tape.likelihoods
     cotangents = [
         likelihood.sample(seeds + tf.constant([0, index + 1], tf.int64)) / likelihood.batch_size

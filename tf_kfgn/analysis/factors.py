@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.factors import ESTIMATORS, KroneckerFactors
 from tf_kfgn.factors.estimator import FactorEstimator
@@ -25,6 +26,7 @@ def kronecker_factors(
     num_samples: int = 1,
     approximation: Approximation = "expand",
     seed: int | None = None,
+    sample_weight: Any = None,
 ) -> dict[str, KroneckerFactors]:
     """Kronecker factors of the Gauss-Newton block of every layer with trainable weights.
 
@@ -40,6 +42,8 @@ def kronecker_factors(
         approximation: How shared weights enter, `"expand"` or `"reduce"`, or a dictionary from
             names of layers to these.
         seed: Seed of the samples, or None for another one with each call.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
 
     Returns:
         `{layer.name: KroneckerFactors(A, G)}`: A of shape `(in [+ 1], in [+ 1])`, G of shape
@@ -49,13 +53,13 @@ def kronecker_factors(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built, the loss has no known curvature, `method`,
-            `approximation` or `num_samples` is not one of the above, or KFRA finds a layer
-            without a rule.
+            `approximation` or `num_samples` is not one of the above, `sample_weight` does not
+            match the examples, or KFRA finds a layer without a rule.
     """
     estimator = estimator_of(method, approximation, num_samples)
     if seed is None:
         seed = random.randint(0, 2**31 - 1)
-    with tape_of(model, x, loss, y) as tape:
+    with tape_of(model, Examples.of(x, y, sample_weight), loss) as tape:
         factors = estimator(tape, tf.constant([seed, 0], tf.int64))
     return {matrix.name: pair for matrix, pair in factors.items()}
 

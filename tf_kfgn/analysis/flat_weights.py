@@ -39,8 +39,8 @@ def dtype_of(variables: Sequence[Any]) -> tf.DType:
 
 def matrix_variables(operation: ParametrisedOperation) -> list[Any]:
     """The trained variables of a weight matrix: the kernel, and the bias if it is trained."""
-    biased = operation.bias is not None and operation.bias.trainable
-    return [operation.kernel, operation.bias] if biased else [operation.kernel]
+    kernel, bias = operation.kernel, operation.bias
+    return [kernel, bias] if operation.bias_trainable else [kernel]
 
 
 def matrix_order(operation: ParametrisedOperation) -> np.ndarray:

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.flat_weights import (
     dtype_of,
     matrix_order,
@@ -27,7 +28,7 @@ from tf_kfgn.recording.tape import CurvatureTape
 
 
 def gauss_newton_blocks(
-    model: keras.Model, x: Any, loss: Any, y: Any = None
+    model: keras.Model, x: Any, loss: Any, y: Any = None, *, sample_weight: Any = None
 ) -> dict[str, tf.Tensor]:
     """The exact Gauss-Newton block of every layer with trainable weights.
 
@@ -40,6 +41,8 @@ def gauss_newton_blocks(
         x: Inputs, one batch.
         loss: What `compile(loss=...)` takes.
         y: Targets. The curvature of the known losses does not depend on them.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
 
     Returns:
         `{layer.name: block}`, each of shape `(weights, weights)` for the row-major joint matrix
@@ -49,9 +52,10 @@ def gauss_newton_blocks(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, or the loss has no known curvature.
+        ValueError: If it has not been built, the loss has no known curvature, or `sample_weight`
+            does not match the examples.
     """
-    with tape_of(model, x, loss, y) as tape:
+    with tape_of(model, Examples.of(x, y, sample_weight), loss) as tape:
         blocks = {}
         for matrix, operations in uses_of_matrices(tape).items():
             if all(_keeps_examples(tape, operation) for operation in operations):
@@ -66,7 +70,13 @@ def gauss_newton_blocks(
 
 
 def gauss_newton_vector_product(
-    model: keras.Model, x: Any, loss: Any, vectors: Sequence[Any], y: Any = None
+    model: keras.Model,
+    x: Any,
+    loss: Any,
+    vectors: Sequence[Any],
+    y: Any = None,
+    *,
+    sample_weight: Any = None,
 ) -> list[tf.Tensor]:
     """The exact Gauss-Newton matrix of all weights times a vector.
 
@@ -76,6 +86,8 @@ def gauss_newton_vector_product(
         loss: What `compile(loss=...)` takes.
         vectors: One tensor for each of `model.trainable_variables`, shaped like it.
         y: Targets. The curvature of the known losses does not depend on them.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
 
     Returns:
         One tensor for each of `model.trainable_variables`.
@@ -83,7 +95,7 @@ def gauss_newton_vector_product(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built, the loss has no known curvature, or `vectors` does
-            not match the variables.
+            not match the variables, or `sample_weight` the examples.
     """
     variables = model.trainable_variables
     shapes = [tuple(tf.shape(vector)) for vector in vectors]
@@ -93,11 +105,13 @@ def gauss_newton_vector_product(
             f"{[tuple(variable.shape) for variable in variables]}, received {shapes}."
         )
     vectors = [tf.cast(v, w.dtype) for v, w in zip(vectors, variables, strict=True)]
-    with tape_of(model, x, loss, y) as tape:
+    with tape_of(model, Examples.of(x, y, sample_weight), loss) as tape:
         return tape.gauss_newton_vector_product(vectors, variables)
 
 
-def gauss_newton_matrix(model: keras.Model, x: Any, loss: Any, y: Any = None) -> tf.Tensor:
+def gauss_newton_matrix(
+    model: keras.Model, x: Any, loss: Any, y: Any = None, *, sample_weight: Any = None
+) -> tf.Tensor:
     """The exact Gauss-Newton matrix of all weights, with the blocks between layers.
 
     For layers λ and β the block is `E[(a_λ a_β^T) ⊗ G_λβ]` with `G_λβ = J_λ^T H_L J_β`: the whole
@@ -110,6 +124,8 @@ def gauss_newton_matrix(model: keras.Model, x: Any, loss: Any, y: Any = None) ->
         loss: What `compile(loss=...)` takes. A Hessian of the loss that is not positive
             semi-definite is clipped, as in all Gauss-Newton functions.
         y: Targets. The curvature of the known losses does not depend on them.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
 
     Returns:
         Shape `(weights, weights)`, over `model.trainable_variables` one after the other, each
@@ -117,10 +133,10 @@ def gauss_newton_matrix(model: keras.Model, x: Any, loss: Any, y: Any = None) ->
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, the loss has no known curvature, or the matrix would
-            not fit in memory.
+        ValueError: If it has not been built, the loss has no known curvature, `sample_weight` does
+            not match the examples, or the matrix would not fit in memory.
     """
-    with tape_of(model, x, loss, y) as tape:
+    with tape_of(model, Examples.of(x, y, sample_weight), loss) as tape:
         variables = model.trainable_variables
         size = sum(sizes_of(variables))
         check_memory(

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_kfgn.analysis.automatic_blocks import automatic_block
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.flat_weights import (
     dtype_of,
     matrix_order,
@@ -51,6 +52,7 @@ def hessian_blocks(
     loss: Any,
     *,
     terms: Literal[False] = False,
+    sample_weight: Any = ...,
     training: bool = False,
 ) -> dict[str, tf.Tensor]: ...
 
@@ -63,6 +65,7 @@ def hessian_blocks(
     loss: Any,
     *,
     terms: Literal[True],
+    sample_weight: Any = ...,
     training: bool = False,
 ) -> dict[str, HessianTerms]: ...
 
@@ -74,6 +77,7 @@ def hessian_blocks(
     loss: Any,
     *,
     terms: bool = False,
+    sample_weight: Any = None,
     training: bool = False,
 ) -> dict[str, Any]:
     """The exact Hessian block of every layer with trainable weights.
@@ -94,6 +98,8 @@ def hessian_blocks(
         y: Targets as the loss takes them.
         loss: What `compile(loss=...)` takes; it need not be convex.
         terms: Whether to return the two terms of each block, see `HessianTerms`.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
         training: Whether the model runs as in training: with dropout, whose masks are the same for
             all blocks.
 
@@ -105,10 +111,12 @@ def hessian_blocks(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, `y` is missing, or a matrix would not fit in memory.
+        ValueError: If it has not been built, `y` is missing, `sample_weight` does not match the
+            examples, or a matrix would not fit in memory.
         NotImplementedError: If TensorFlow cannot differentiate a layer or the loss twice.
     """
-    with second_order_pass(model, x, y, loss, training) as made:
+    batch = Examples.of(x, y, sample_weight)
+    with second_order_pass(model, batch, loss, training) as made:
         chain = chain_of(made)
         found: dict[str, HessianTerms] = {}
         uses = uses_of_matrices(made.tape)
@@ -140,7 +148,13 @@ def hessian_blocks(
 
 
 def preactivation_hessians(
-    model: keras.Model, x: Any, y: Any, loss: Any, *, training: bool = False
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    loss: Any,
+    *,
+    sample_weight: Any = None,
+    training: bool = False,
 ) -> dict[str, tf.Tensor]:
     """The Hessian of each example's loss in the pre-activation of each layer.
 
@@ -152,6 +166,8 @@ def preactivation_hessians(
         x: Inputs, one batch.
         y: Targets as the loss takes them.
         loss: What `compile(loss=...)` takes.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They are inside the
+            per-example loss.
         training: Whether the model runs as in training; batch normalisation must not.
 
     Returns:
@@ -161,11 +177,13 @@ def preactivation_hessians(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, `y` is missing, or they would not fit in memory.
+        ValueError: If it has not been built, `y` is missing, `sample_weight` does not match the
+            examples, or they would not fit in memory.
         NotImplementedError: If a layer is used several times, examples meet in batch
             normalisation, or TensorFlow cannot differentiate a layer or the loss twice.
     """
-    with second_order_pass(model, x, y, loss, training) as made:
+    batch = Examples.of(x, y, sample_weight)
+    with second_order_pass(model, batch, loss, training) as made:
         chain = chain_of(made)
         if chain.operations:
             return {operation.matrix.name: both.total for operation, both in recursion(made, chain)}

@@ -10,19 +10,19 @@ import keras
 import numpy as np
 
 from tf_kfgn._keras.models import input_structure
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.enabling import recording
 from tf_kfgn.recording.tape import CurvatureTape
 
 
 @contextlib.contextmanager
-def tape_of(model: keras.Model, x: Any, loss: Any, y: Any) -> Iterator[CurvatureTape]:
+def tape_of(model: keras.Model, batch: Examples, loss: Any) -> Iterator[CurvatureTape]:
     """The tape of a model that runs in inference mode, with its loss watched.
 
     Args:
         model: A built Keras model.
-        x: Inputs, one batch.
+        batch: Inputs; targets and weights as the loss takes them, or None.
         loss: What `compile(loss=...)` takes.
-        y: Targets as the loss takes them, or None.
 
     Raises:
         TypeError: If `model` is not a Keras model.
@@ -30,8 +30,8 @@ def tape_of(model: keras.Model, x: Any, loss: Any, y: Any) -> Iterator[Curvature
     """
     with recording(model):
         with CurvatureTape() as tape:
-            outputs = model(x, training=False)
-            tape.watch_loss(loss, y, outputs)
+            outputs = model(batch.x, training=False)
+            batch.watch(tape, loss, outputs)
         yield tape
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from tf_kfgn._keras.losses import built_loss
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.extras import require
 from tf_kfgn.analysis.flat_weights import cut, dtype_of, joined, sizes_of
 from tf_kfgn.analysis.products import gauss_newton_in_graph, hessian_in_graph
 from tf_kfgn.analysis.progress import follow
-from tf_kfgn.analysis.second_order_pass import check_targets, second_order_pass
+from tf_kfgn.analysis.second_order_pass import second_order_pass
 from tf_kfgn.enabling import recording
 from tf_kfgn.recording.active import following
 from tf_kfgn.recording.kept_state import keeping_state
@@ -28,7 +29,13 @@ InGraph = Callable[..., list[tf.Tensor]]
 
 
 def gauss_newton_operator(
-    model: keras.Model, x: Any, loss: Any, y: Any = None, *, training: bool = False
+    model: keras.Model,
+    x: Any,
+    loss: Any,
+    y: Any = None,
+    *,
+    sample_weight: Any = None,
+    training: bool = False,
 ) -> LinearOperator:
     """The Gauss-Newton matrix in all weights as a `scipy.sparse.linalg.LinearOperator`.
 
@@ -37,11 +44,13 @@ def gauss_newton_operator(
 
     Args:
         model: A built Keras model; a product leaves it unchanged.
-        x: Inputs, one batch; or a `tf.data.Dataset` that gives the same batches, `(x, y)` or `x`,
-            with each iteration. Of a data set, the operator is the mean over the batches
-            weighted by their sizes, as `evaluate` forms it.
+        x: Inputs, one batch; or a `tf.data.Dataset` that gives the same batches, `x`, `(x, y)` or
+            `(x, y, sample_weight)`, with each iteration. Of a data set, the operator is the mean
+            over the batches weighted by their sizes, as `evaluate` forms it.
         loss: What `compile(loss=...)` takes.
         y: Targets of a single batch. The curvature of the known losses does not depend on them.
+        sample_weight: Weights of a single batch as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
         training: Whether the model runs as in training. Every product draws the same dropout
             masks for the same batch, and no moving statistic is updated.
 
@@ -51,15 +60,21 @@ def gauss_newton_operator(
     Raises:
         ImportError: If SciPy is not installed.
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, the loss has no known curvature, or `y` is given
-            beside a data set.
+        ValueError: If it has not been built, the loss has no known curvature, `sample_weight` does
+            not match the examples, or it or `y` is given beside a data set.
     """
-    batches = _Batches(x, y)
+    batches = _Batches(Examples(x, y, sample_weight))
     return _operator(_OnBatches(model, loss, batches, gauss_newton_in_graph, training))
 
 
 def hessian_operator(
-    model: keras.Model, x: Any, y: Any, loss: Any, *, training: bool = False
+    model: keras.Model,
+    x: Any,
+    y: Any,
+    loss: Any,
+    *,
+    sample_weight: Any = None,
+    training: bool = False,
 ) -> LinearOperator:
     """The exact Hessian in all weights as a `scipy.sparse.linalg.LinearOperator`.
 
@@ -67,10 +82,11 @@ def hessian_operator(
 
     Args:
         model: A built Keras model; a product leaves it unchanged.
-        x: Inputs, one batch; or a `tf.data.Dataset` of `(x, y)` that gives the same batches with
-            each iteration.
+        x: Inputs, one batch; or a `tf.data.Dataset` of `(x, y)` or `(x, y, sample_weight)` that
+            gives the same batches with each iteration.
         y: Targets of a single batch; None beside a data set.
         loss: What `compile(loss=...)` takes; it need not be convex.
+        sample_weight: As in `gauss_newton_operator`.
         training: Whether the model runs as in training.
 
     Returns:
@@ -79,14 +95,14 @@ def hessian_operator(
     Raises:
         ImportError: If SciPy is not installed.
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, or `y` is missing, or given beside a data set.
+        ValueError: If it has not been built, `y` is missing, `sample_weight` does not match the
+            examples, or one of both is given beside a data set.
         NotImplementedError: If TensorFlow cannot differentiate a layer or the loss twice.
     """
-    batches = _Batches(x, y)
-    first_x, first_y = batches.first()
-    check_targets(first_y)
-    one_x, one_y = (_first_example(part) for part in (first_x, first_y))
-    with second_order_pass(model, one_x, one_y, loss) as made:  # names a layer that cannot be
+    batches = _Batches(Examples(x, y, sample_weight))
+    first = batches.first()
+    first.require_targets()
+    with second_order_pass(model, first.first(), loss) as made:  # names a layer that cannot be
         made.hessian_product(model.trainable_variables)(
             [tf.zeros_like(variable.value) for variable in model.trainable_variables]
         )
@@ -96,34 +112,35 @@ def hessian_operator(
 class _Batches:
     """A single batch, or those of a data set."""
 
-    def __init__(self, x: Any, y: Any) -> None:
+    def __init__(self, given: Examples) -> None:
         """Hold the data.
 
-        Raises:
-            ValueError: If there are targets beside a data set.
-        """
-        self._data_set = x if isinstance(x, tf.data.Dataset) else None
-        if self._data_set is not None and y is not None:
-            raise ValueError(
-                "`y` must be None where `x` is a tf.data.Dataset, which has the targets: let it "
-                "give (x, y)."
-            )
-        self._batch = None if self._data_set is not None else _tensors((x, y))
+        Args:
+            given: A batch, or a data set in place of its inputs.
 
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        Raises:
+            ValueError: If targets or weights do not fit, or are given beside a data set.
+        """
+        self._data_set: Any = given.x if isinstance(given.x, tf.data.Dataset) else None
+        self._batch = None
         if self._data_set is None:
-            yield self._batch  # type: ignore[misc]
+            self._batch = Examples.of(*given.tensors())
+            return
+        for name in ("y", "sample_weight"):
+            if getattr(given, name) is not None:
+                raise ValueError(
+                    f"`{name}` must be None where `x` is a tf.data.Dataset: let it give (x, y), or "
+                    "(x, y, sample_weight)."
+                )
+
+    def __iter__(self) -> Iterator[Examples]:
+        if self._batch is not None:
+            yield self._batch
             return
         for element in self._data_set:
-            x, y, weight = keras.utils.unpack_x_y_sample_weight(element)
-            if weight is not None:
-                raise ValueError(
-                    "The data set gives sample weights, which the operators do not take. Let it "
-                    "give (x, y)."
-                )
-            yield x, y
+            yield Examples.of(*keras.utils.unpack_x_y_sample_weight(element))
 
-    def first(self) -> tuple[Any, Any]:
+    def first(self) -> Examples:
         """The first batch.
 
         Raises:
@@ -136,7 +153,7 @@ class _Batches:
     @property
     def count(self) -> int | None:
         """Number of batches, or None if it is not known."""
-        if self._data_set is None:
+        if self._batch is not None:
             return 1
         count = int(self._data_set.cardinality())
         return count if count >= 0 else None
@@ -150,25 +167,25 @@ class _OnBatches:
     ) -> None:
         """Run the model once, which shows what random numbers a pass draws."""
         self._model, self._batches, self._training = model, batches, training
-        x, y = (_first_example(part) for part in batches.first())
+        first = batches.first().first()
         with recording(model), keeping_state(model), CurvatureTape() as tape:
-            outputs = model(x, training=training)
+            outputs = model(first.x, training=training)
             if product is gauss_newton_in_graph:
-                tape.watch_loss(loss, y, outputs)  # refuses a loss without curvature
-        loss = built_loss(loss, y, outputs)  # with several outputs, what a graph cannot build
+                first.watch(tape, loss, outputs)  # refuses a loss without curvature
+        loss = built_loss(loss, first.y, outputs)  # with several outputs, what a graph cannot build
         draws = tape.draws
         self.variables = model.trainable_variables
         self.dtype = dtype_of(self.variables)
         self._examples: int | None = None
 
         @tf.function(autograph=False, reduce_retracing=True)
-        def of_batch(x: Any, y: Any, number: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
+        def of_batch(batch: Examples, number: tf.Tensor, vector: tf.Tensor) -> tf.Tensor:
             seeds = [
                 Draw(draw.generator, tf.random.experimental.stateless_fold_in(seed, number))
                 for draw, seed in ((d, tf.cast(d.seed, tf.int32)) for d in draws)
             ]
             with following(Replay(seeds)):
-                tensors = product(model, x, y, loss, cut(vector, self.variables), training)
+                tensors = product(model, batch, loss, cut(vector, self.variables), training)
             return joined(tensors, self.dtype)
 
         self._of_batch = of_batch
@@ -179,10 +196,9 @@ class _OnBatches:
         total, examples = np.zeros(len(flat), self.dtype.as_numpy_dtype), 0
         batches = follow(self._batches, self._batches.count, "one product, batches")
         with recording(self._model), keeping_state(self._model):
-            for number, (x, y) in enumerate(batches):
-                size = _batch_size(x)
-                total += size * self._of_batch(x, y, tf.constant(number), flat).numpy()
-                examples += size
+            for number, batch in enumerate(batches):
+                total += batch.size * self._of_batch(batch, tf.constant(number), flat).numpy()
+                examples += batch.size
         if self._examples not in (None, examples):
             raise ValueError(
                 f"The data set gave {self._examples} examples before and {examples} now, so these "
@@ -198,17 +214,3 @@ def _operator(product: _OnBatches) -> LinearOperator:
     return linalg.LinearOperator(
         (size, size), matvec=product, rmatvec=product, dtype=product.dtype.as_numpy_dtype
     )
-
-
-def _tensors(structure: Any) -> Any:
-    return keras.tree.map_structure(
-        lambda leaf: None if leaf is None else tf.convert_to_tensor(leaf), structure
-    )
-
-
-def _first_example(structure: Any) -> Any:
-    return keras.tree.map_structure(lambda leaf: None if leaf is None else leaf[:1], structure)
-
-
-def _batch_size(x: Any) -> int:
-    return int(tf.nest.flatten(x)[0].shape[0])

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn.analysis.second_order_pass import check_targets, second_order_pass
-from tf_kfgn.losses import loss_value
+from tf_kfgn.analysis.examples import Examples
+from tf_kfgn.analysis.second_order_pass import second_order_pass
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -20,6 +20,7 @@ def hessian_vector_product(
     loss: Any,
     vectors: Sequence[Any],
     *,
+    sample_weight: Any = None,
     training: bool = False,
 ) -> list[tf.Tensor]:
     """The exact Hessian of the loss in all weights times a vector.
@@ -33,6 +34,8 @@ def hessian_vector_product(
         y: Targets as the loss takes them.
         loss: What `compile(loss=...)` takes; it need not be convex.
         vectors: One tensor for each of `model.trainable_variables`, shaped like it.
+        sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
+            curvature as they scale the loss.
         training: Whether the model runs as in training, with dropout.
 
     Returns:
@@ -40,11 +43,12 @@ def hessian_vector_product(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, `y` is missing, or `vectors` does not match the
-            variables.
+        ValueError: If it has not been built, `y` is missing, or `sample_weight` does not match the
+            examples, or `vectors` the variables.
         NotImplementedError: If TensorFlow cannot differentiate a layer or the loss twice.
     """
-    with second_order_pass(model, x, y, loss, training) as made:
+    batch = Examples.of(x, y, sample_weight)
+    with second_order_pass(model, batch, loss, training) as made:
         variables = model.trainable_variables
         given = matched(vectors, variables)
         return made.hessian_product(variables)(given)
@@ -67,24 +71,23 @@ def matched(vectors: Sequence[Any], variables: Sequence[Any]) -> list[tf.Tensor]
 
 
 def hessian_in_graph(
-    model: keras.Model, x: Any, y: Any, loss: Any, vectors: Sequence[tf.Tensor], training: bool
+    model: keras.Model, batch: Examples, loss: Any, vectors: Sequence[tf.Tensor], training: bool
 ) -> list[tf.Tensor]:
     """The Hessian of a batch times a vector, for tracing: one pass, and the reverse of its reverse.
 
     Args:
         model: A recording model.
-        x: Inputs, one batch.
-        y: Targets.
+        batch: Inputs, targets and weights.
         loss: What `compile(loss=...)` takes.
         vectors: One tensor for each of `model.trainable_variables`.
         training: Whether the model runs as in training.
     """
-    check_targets(y)
+    batch.require_targets()
     zero = tf.UnconnectedGradients.ZERO
     values = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as outer:
         with tf.GradientTape() as inner:
-            value = loss_value(loss, y, model(x, training=training))
+            value = batch.value(loss, model(batch.x, training=training))
         gradients = inner.gradient(value, values, unconnected_gradients=zero)
         gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
     products = outer.gradient(
@@ -94,38 +97,36 @@ def hessian_in_graph(
 
 
 def gauss_newton_in_graph(
-    model: keras.Model, x: Any, y: Any, loss: Any, vectors: Sequence[tf.Tensor], training: bool
+    model: keras.Model, batch: Examples, loss: Any, vectors: Sequence[tf.Tensor], training: bool
 ) -> list[tf.Tensor]:
     """The Gauss-Newton matrix of a batch times a vector, for tracing.
 
     Args:
         model: A recording model.
-        x: Inputs, one batch.
-        y: Targets, or None.
+        batch: Inputs; targets and weights, or None.
         loss: What `compile(loss=...)` takes.
         vectors: One tensor for each of `model.trainable_variables`.
         training: Whether the model runs as in training.
     """
     with CurvatureTape() as tape:
-        outputs = model(x, training=training)
-        tape.watch_loss(loss, y, outputs)
+        outputs = model(batch.x, training=training)
+        batch.watch(tape, loss, outputs)
     return tape.gauss_newton_vector_product(vectors, model.trainable_variables)
 
 
 def gradient_in_graph(
-    model: keras.Model, x: Any, y: Any, loss: Any, training: bool
+    model: keras.Model, batch: Examples, loss: Any, training: bool
 ) -> list[tf.Tensor]:
     """The gradient of the reported loss, without regularisers.
 
     Args:
         model: A built model.
-        x: Inputs, one batch.
-        y: Targets.
+        batch: Inputs, targets and weights.
         loss: What `compile(loss=...)` takes.
         training: Whether the model runs as in training.
     """
     values = [variable.value for variable in model.trainable_variables]
     with tf.GradientTape() as tape:
-        value = loss_value(loss, y, model(x, training=training))
+        value = batch.value(loss, model(batch.x, training=training))
     gradients = tape.gradient(value, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     return [tf.convert_to_tensor(gradient) for gradient in gradients]

@@ -166,7 +166,7 @@ def _candidate(
         state_size(
             block,
             [model.trainable_variables[index] for index in block.indices],
-            optimizer.settings,
+            optimizer,
         )
         for block in blocks
     )

@@ -14,9 +14,9 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn._keras.losses import logits_behind
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.memory import check_memory
 from tf_kfgn.enabling import recording
-from tf_kfgn.losses import loss_value
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.recording.kept_state import keeping_state
@@ -179,14 +179,13 @@ class SecondOrderPass:
 
 @contextlib.contextmanager
 def second_order_pass(
-    model: keras.Model, x: Any, y: Any, loss: Any, training: bool = False
+    model: keras.Model, batch: Examples, loss: Any, training: bool = False
 ) -> Iterator[SecondOrderPass]:
     """A pass of a model, which is afterwards what it was before.
 
     Args:
         model: A built Keras model.
-        x: Inputs, one batch.
-        y: Targets as the loss takes them.
+        batch: Inputs, and targets and weights as the loss takes them.
         loss: What `compile(loss=...)` takes.
         training: Whether the model runs as in training.
 
@@ -196,11 +195,11 @@ def second_order_pass(
         NotImplementedError: If a layer, or the loss, has no second derivative in TensorFlow.
     """
     with recording(model), keeping_state(model):
-        check_targets(y)
+        batch.require_targets()
         with tf.GradientTape(persistent=True) as outer:
             with CurvatureTape() as tape:
-                outputs = model(x, training=training)
-                value = loss_value(loss, y, outputs)
+                outputs = model(batch.x, training=training)
+                value = batch.value(loss, outputs)
             made = SecondOrderPass(outer, tape, outputs, value)
             with naming_layers(made, loss):
                 yield made
@@ -224,19 +223,6 @@ def naming_layers(made: SecondOrderPass, loss: Any) -> Iterator[None]:
             "analysis.gauss_newton_matrix), which needs first derivatives of the layers alone, or "
             "replace the layer."
         ) from error
-
-
-def check_targets(y: Any) -> None:
-    """Refuse missing targets.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    if y is None or any(leaf is None for leaf in tf.nest.flatten(y)):
-        raise ValueError(
-            "`y` is missing: the Hessian depends on the gradient of the loss, and so on the "
-            f"targets. Pass them as the loss takes them; received y={y!r}."
-        )
 
 
 def check_example_matrices(what: str, batch_size: int, width: int, dtype: tf.DType) -> None:

@@ -18,7 +18,7 @@ from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
-from tf_kfgn.optimizers import KFRA, GaussNewton
+from tf_kfgn.optimizers import KFRA, GaussNewton, HessianFree
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -47,12 +47,14 @@ def curvature_summary(
     Returns:
         `{name: row}` with one row for each block, in the order of the weights. A row holds
 
-        - `"kind"`: `"Kronecker"`, or `"diagonal"` for a weight without a matrix;
+        - `"kind"`: `"Kronecker"`, or `"diagonal"` for a weight without a matrix; `"exact"` under a
+          `HessianFree` without a preconditioner, which keeps no blocks;
         - `"layer"`: the class of the layer;
         - `"A"` and `"G"`: shapes of the factors, or None; with a last 1, only the diagonal;
         - `"state_mib"`: what the optimizer remembers of the block, in MiB;
         - `"work"`: floating-point operations of one update beyond the gradient, as a multiple of
-          those of the layer's gradient; None where it is not known;
+          those of the layer's gradient; of `HessianFree` with all the iterations of CG that it may
+          take; None where it is not known;
         - `"note"`: what is not exact about the block, or empty.
 
     Raises:
@@ -77,16 +79,32 @@ def curvature_summary(
                 "layer": type(layer).__name__,
                 "A": block.factor_shapes[0] if isinstance(block, KroneckerBlock) else None,
                 "G": block.factor_shapes[1] if isinstance(block, KroneckerBlock) else None,
-                "state_mib": state_size(block, variables, optimizer.settings) / MIB,
+                "state_mib": state_size(block, variables, optimizer) / MIB,
                 "work": cost,
                 "note": _note(block, layer, uses, optimizer),
             }
+    if isinstance(optimizer, HessianFree) and optimizer.preconditioner is None:
+        for row in rows.values():
+            row.update(kind="exact", A=None, G=None, note="")
     if verbose:
         print(table_of(model, optimizer, rows, batch_size))
+        if isinstance(optimizer, HessianFree):
+            print(_search(optimizer))
         advice = _advice(model, x, batch_size)
         if advice:
             print(advice)
     return rows
+
+
+def _search(optimizer: HessianFree) -> str:
+    """The line that says what `HessianFree` does with the blocks."""
+    uses = "It keeps no blocks."
+    if optimizer.preconditioner is not None:
+        uses = f"The blocks, those of {optimizer.preconditioner!r}, only precondition them."
+    return (
+        "HessianFree solves with the exact Gauss-Newton matrix, by at most "
+        f"{optimizer.search.max_cg_iterations} iterations of CG: the work is that of all. {uses}"
+    )
 
 
 def _advice(model: keras.Model, x: Any, batch_size: int) -> str:

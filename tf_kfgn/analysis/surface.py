@@ -11,12 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_kfgn._keras.losses import built_loss
+from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.extras import require
 from tf_kfgn.analysis.palette import GREY
 from tf_kfgn.analysis.progress import follow
-from tf_kfgn.analysis.second_order_pass import check_targets
 from tf_kfgn.enabling import check_built
-from tf_kfgn.losses import loss_value
 from tf_kfgn.numerics.checks import check_count
 
 if TYPE_CHECKING:
@@ -97,6 +96,7 @@ def error_surface(
     extent: float | tuple[float, float] = 1.0,
     points: int | tuple[int, int] = 41,
     origin: Origin = "weights",
+    sample_weight: Any = None,
 ) -> ErrorSurface:
     """The objective over a plane of weights: E at `origin + x U + y V`.
 
@@ -116,6 +116,7 @@ def error_surface(
         points: Points along each direction, or along both.
         origin: `"weights"` for those that the model has; `"zero"` to set the variables that a
             direction moves to zero there. Others stay as they are.
+        sample_weight: Weights of the examples as `fit` takes them, or None.
 
     Returns:
         The coordinates, and E as Keras reports it, without regularisers.
@@ -125,7 +126,8 @@ def error_surface(
         ValueError: If it has not been built, `y` is missing, or an argument does not fit.
     """
     check_built(model)
-    check_targets(y)
+    batch = Examples.of(x, y, sample_weight)
+    batch.require_targets()
     variables = list(model.trainable_variables)
     moves = _checked(directions, variables)
     if origin not in ("weights", "zero"):
@@ -145,7 +147,7 @@ def error_surface(
 
     @tf.function(autograph=False)
     def objective() -> tf.Tensor:
-        return loss_value(compiled, y, model(x, training=False))
+        return batch.value(compiled, model(x, training=False))
 
     values = np.empty((len(first), len(second)))
     try:

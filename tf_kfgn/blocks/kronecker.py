@@ -99,6 +99,29 @@ class KroneckerBlock(Block):
         """The averages A and G."""
         return (state.A, state.G)
 
+    def with_bias_row(
+        self, estimate: Sequence[tf.Tensor], old: Sequence[tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """An estimate in the shapes of this block, whose bias may have been frozen since.
+
+        Then A has no row for it. It gets that of the old average, without the entries beside the
+        diagonal: the inverse is that of the kernel alone, and PSD stays PSD.
+
+        Args:
+            estimate: A new A and G.
+            old: The averages.
+        """
+        A, G = estimate
+        if A.shape[-2] == self.rows:
+            return A, G
+        corner = tf.cast(old[0][..., -1:, -1:], A.dtype)
+        if old[0].shape[-1] == 1:  # a factor of one row less may be whole
+            diagonal = A if A.shape[-1] == 1 else tf.linalg.diag_part(A)[..., None]
+            return tf.concat([diagonal, corner], axis=-2), G
+        pad = [[0, 0]] * (len(A.shape) - 2)
+        beside = tf.pad(corner, [*pad, [self.rows - 1, 0], [0, 0]])
+        return tf.concat([tf.pad(A, [*pad, [0, 1], [0, 0]]), beside], axis=-1), G
+
     @override
     def average(
         self, state: KroneckerState, estimate: Sequence[tf.Tensor], decay: tf.Tensor

@@ -217,13 +217,22 @@ def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | N
 
 
 def uses_of_matrices(tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None) -> Uses:
-    """The recorded operations of each trained weight matrix (of some), in recorded order."""
+    """The recorded operations of each trained weight matrix, in recorded order.
+
+    Args:
+        tape: What was recorded.
+        matrices: Look for these alone, of which the bias may be trained without the kernel.
+            Defaults to all whose kernel is trained.
+    """
     uses: Uses = {}
     for operation in tape.operations:
-        if (
-            isinstance(operation, ParametrisedOperation)
-            and operation.trainable
-            and (matrices is None or operation.matrix in matrices)
-        ):
+        if not isinstance(operation, ParametrisedOperation):
+            continue
+        if matrices is None:
+            wanted = operation.trainable
+        else:
+            trained = operation.trainable or operation.bias_trainable
+            wanted = trained and operation.matrix in matrices
+        if wanted:
             uses.setdefault(operation.matrix, []).append(operation)
     return uses

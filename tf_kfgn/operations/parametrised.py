@@ -59,6 +59,11 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         return bool(self.kernel.trainable)
 
     @property
+    def bias_trainable(self) -> bool:
+        """Whether there is a bias, and it is trained."""
+        return self.bias is not None and bool(self.bias.trainable)
+
+    @property
     def out_features(self) -> int:
         """Columns of the weight matrix (of one group)."""
         return self.matrix.out_features
@@ -85,7 +90,7 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
     def input_rows(self) -> tf.Tensor:
         """The rows of the kernel, with a last 1 if a bias is trained besides it."""
         rows = self.kernel_rows()
-        if self.bias is None or not self.bias.trainable:
+        if not self.bias_trainable:
             return rows
         return tf.concat([rows, tf.ones_like(rows[..., :1])], axis=-1)
 

@@ -35,7 +35,8 @@ def new_estimates(
     Args:
         estimator: What estimates.
         layout: The optimizer's variables and blocks.
-        states: One state for each block; the averages of a layer that has been frozen since stay.
+        states: One state for each block; the averages of a layer that has been frozen since stay,
+            as does the entry of a bias that has been.
         tape: The recorded pass.
         seed: Two integers, from which whatever is random is drawn.
 
@@ -52,7 +53,7 @@ def new_estimates(
             diagonal = next(diagonals)
             new = (diagonal,) if layout.trains(block) else average
         elif layout.matrix_of(block) in found.factors:
-            new = found.factors[layout.matrix_of(block)]
+            new = block.with_bias_row(found.factors[layout.matrix_of(block)], average)
         elif layout.trains(block):
             missing.append(block.name)
         # A layer may be of a lower precision than the model.

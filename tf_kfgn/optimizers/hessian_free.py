@@ -41,7 +41,9 @@ class HessianFree(GaussNewton):
     model.fit(x, y, batch_size=len(x), epochs=100)
     ```
 
-    Every update needs a recorded pass. In memory it keeps the last step, the last solution, and,
+    Every update needs a recorded pass. Gradient, products and comparisons of an update are of one
+    batch with one set of dropout masks: the products act on the recorded pass, and the comparisons
+    repeat its random numbers. In memory it keeps the last step, the last solution, and,
     during an update, about `8.8 log10(max_cg_iterations)` iterates to go back to, each as large as
     the weights. It does not run on several replicas. Under gradient accumulation G is that of the
     last batch of an update.
@@ -76,7 +78,8 @@ class HessianFree(GaussNewton):
             makes CG about four times as fast. `fit` runs one more forward pass on that part; in a
             loop of your own use `recorded_pass(..., curvature_tape=part)`, with a tape from
             `tape.of_part()`. The gradient, the comparisons and the preconditioner are those of the
-            whole batch. Defaults to `1.0`.
+            whole batch; the part has dropout masks of its own, the same for all products of an
+            update. Defaults to `1.0`.
         preconditioner: `"kfra"`, `"kflr"` or `"kfac"`, whose damped blocks precondition CG, or the
             name of a registered estimator of your own. Defaults to `None`: plain CG.
         curvature_decay: Of the preconditioner, as in `KFAC`: weight of the old averages when new
