@@ -123,17 +123,29 @@ class FactorEstimator(abc.ABC):
             tape: A tape with recorded operations and a watched loss.
             seed: Two integers, from which whatever is random is drawn.
             variables: Variables that belong to no weight matrix.
-            matrices: The weight matrices to estimate for. Defaults to all that are trained.
+            matrices: The weight matrices to estimate for. Defaults to all that are trained, if only
+                their bias is: A is then of shape `([groups,] 1, 1)`.
 
         Raises:
-            ValueError: If nothing was recorded, or no loss was watched.
+            ValueError: If nothing was recorded, no loss was watched, or `approximation` names a
+                layer that was not recorded.
         """
-        uses = uses_of_matrices(tape, matrices)
+        uses = uses_of_matrices(tape, matrices, biases=matrices is None)
+        if not uses and not variables and tape.operations:
+            raise ValueError(
+                "The recorded layers train no weight matrix, so there are no Kronecker factors: "
+                "their kernels are frozen, or they have none. Other trained weights have diagonal "
+                "blocks; tf_kfgn.gauss_newton_blocks gives the exact ones."
+            )
         if not uses and not variables:
             raise ValueError(
                 "The CurvatureTape recorded no layer with weights. Call "
-                "tf_kfgn.enable_curvature(model) before the model is called inside the tape."
+                "tf_kfgn.enable_curvature(model) before the model is called inside the tape, and "
+                "open the tape inside a tf.function: one that was traced before records nothing."
             )
+        Sharing(self.approximation).check_names(
+            {op.matrix.layer for op in tape.operations if isinstance(op, ParametrisedOperation)}
+        )
         output_factors, diagonals = self.output_curvature(tape, uses, seed, variables)
         factors = {
             matrix: KroneckerFactors(self._input_factor(matrix, operations), output_factor)
@@ -216,13 +228,21 @@ def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | N
     return tf.concat([operation.used_or_ones() for operation in operations], axis=1)
 
 
-def uses_of_matrices(tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None) -> Uses:
-    """The recorded operations of each trained weight matrix (of some), in recorded order."""
+def uses_of_matrices(
+    tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None, *, biases: bool = False
+) -> Uses:
+    """The recorded operations of each trained weight matrix (of some), in recorded order.
+
+    Args:
+        tape: A recorded pass.
+        matrices: The weight matrices to look for. Defaults to all.
+        biases: Whether those count of which only the bias is trained.
+    """
     uses: Uses = {}
     for operation in tape.operations:
         if (
             isinstance(operation, ParametrisedOperation)
-            and operation.trainable
+            and (operation.trainable or (biases and operation.trains_bias))
             and (matrices is None or operation.matrix in matrices)
         ):
             uses.setdefault(operation.matrix, []).append(operation)

@@ -59,6 +59,11 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         return bool(self.kernel.trainable)
 
     @property
+    def trains_bias(self) -> bool:
+        """Whether there is a bias, and it is trained."""
+        return self.bias is not None and bool(self.bias.trainable)
+
+    @property
     def out_features(self) -> int:
         """Columns of the weight matrix (of one group)."""
         return self.matrix.out_features
@@ -83,11 +88,12 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         return 2.0 * self.shared * (matrix.groups or 1) * matrix.in_features * matrix.out_features
 
     def input_rows(self) -> tf.Tensor:
-        """The rows of the kernel, with a last 1 if a bias is trained besides it."""
+        """The rows of the kernel, with a last 1 if a bias is trained; only that if it alone is."""
         rows = self.kernel_rows()
-        if self.bias is None or not self.bias.trainable:
+        if not self.trains_bias:
             return rows
-        return tf.concat([rows, tf.ones_like(rows[..., :1])], axis=-1)
+        ones = tf.ones_like(rows[..., :1])
+        return tf.concat([rows, ones], axis=-1) if self.trainable else ones
 
     def used_or_ones(self) -> tf.Tensor:
         """Which positions are used, as numbers in any case."""
