@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
+import tensorflow as tf
 
 from tf_kfgn._keras.models import input_structure
 from tf_kfgn.enabling import recording
@@ -36,11 +36,11 @@ def tape_of(model: keras.Model, x: Any, loss: Any, y: Any) -> Iterator[Curvature
 
 
 def example_inputs(model: keras.Model) -> Any:
-    """Zeros for one example, in the shapes and structure of `model.inputs`; None if unknown."""
+    """One example of zeros, or empty strings, structured like `model.inputs`; None if unknown."""
     inputs = getattr(model, "inputs", None)
     if not inputs or any(None in tensor.shape[1:] for tensor in inputs):
         return None
-    zeros = [np.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
+    zeros = [tf.zeros((1, *tensor.shape[1:]), tensor.dtype) for tensor in inputs]
     structure = input_structure(model)
     structure = inputs[0] if structure is None else structure
     return keras.tree.pack_sequence_as(structure, zeros)

@@ -17,7 +17,7 @@ from tf_kfgn.callbacks.summaries import ScalarWriter
 from tf_kfgn.callbacks.timing import UpdateTimes
 from tf_kfgn.numerics.checks import check_count, check_period
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
-from tf_kfgn.optimizers.failure_log import log_failures
+from tf_kfgn.optimizers.failure_log import likely_cause, log_failures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,7 +188,8 @@ class CurvatureMonitor(keras.callbacks.Callback):
         self._write(values)
         if self._writer is not None:
             self._writer.flush()
-        _log_failures(epoch + 1, self._epoch_start, self._last)
+        cause = likely_cause(self.model.optimizer)
+        _log_failures(epoch + 1, self._epoch_start, self._last, cause)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Close the event file."""
@@ -212,9 +213,9 @@ class CurvatureMonitor(keras.callbacks.Callback):
             self._writer = None
 
 
-def _log_failures(epoch: int, before: Snapshot, after: Snapshot) -> None:
+def _log_failures(epoch: int, before: Snapshot, after: Snapshot, cause: str) -> None:
     """Log what went wrong between the start and the end of an epoch."""
     updates = after.iteration - before.iteration
     nonfinite = after.scalars.nonfinite_steps - before.scalars.nonfinite_steps
     failed = after.scalars.failed_inversions - before.scalars.failed_inversions
-    log_failures(f"Epoch {epoch}", updates, nonfinite, failed)
+    log_failures(f"Epoch {epoch}", updates, nonfinite, failed, cause)

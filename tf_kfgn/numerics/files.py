@@ -15,7 +15,7 @@ PARTIAL = ".partial"  # ends the name of a file that is still being written
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file to write into (and read back), which takes the place of `path` in one step when all went well.
+    """A file to write and read back, which takes the place of `path` in one step if all goes well.
 
     A reader sees the old file or the new one, and so does the next process when this one is
     killed. What it then leaves half written lies beside `path`, under a name of its own that
