@@ -29,6 +29,12 @@ def tape_of(model: keras.Model, x: Any, loss: Any, y: Any) -> Iterator[Curvature
         ValueError: If it has not been built, or the loss has no known curvature.
     """
     with recording(model):
+        for leaf in keras.tree.flatten(x):
+            if leaf is not None and not hasattr(leaf, "shape"):
+                raise ValueError(
+                    "`x` must be one batch of inputs, an array or tensor or a structure of these, "
+                    f"but holds {leaf!r} of type {type(leaf).__name__}."
+                )
         with CurvatureTape() as tape:
             outputs = model(x, training=False)
             tape.watch_loss(loss, y, outputs)

@@ -13,7 +13,7 @@ import keras
 
 from tf_kfgn._keras.models import set_initial_epoch
 from tf_kfgn.callbacks import backup_file
-from tf_kfgn.numerics.checks import check_flag
+from tf_kfgn.numerics.checks import check_flag, check_path
 from tf_kfgn.numerics.files import PARTIAL
 from tf_kfgn.optimizers.wrapping import build_once
 
@@ -80,8 +80,7 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
             )
         check_flag("double_checkpoint", double_checkpoint)
         check_flag("delete_checkpoint", delete_checkpoint)
-        if not isinstance(backup_dir, (str, os.PathLike)) or not os.fspath(backup_dir):
-            raise ValueError(f"`backup_dir` must be the path of a folder, received {backup_dir!r}.")
+        check_path("backup_dir", backup_dir)
         super().__init__(backup_dir, delete_checkpoint=delete_checkpoint)
         if "://" in os.fspath(backup_dir):
             raise ValueError(

@@ -15,7 +15,7 @@ from tf_kfgn.callbacks.snapshot import Snapshot, parts_between
 from tf_kfgn.callbacks.spectrum import spectra
 from tf_kfgn.callbacks.summaries import ScalarWriter
 from tf_kfgn.callbacks.timing import UpdateTimes
-from tf_kfgn.numerics.checks import check_count, check_period
+from tf_kfgn.numerics.checks import check_count, check_path, check_period
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
 from tf_kfgn.optimizers.failure_log import likely_cause, log_failures
 
@@ -98,8 +98,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
     ) -> None:
         """Take the arguments, which the class describes."""
         super().__init__()
-        if not isinstance(log_dir, (str, os.PathLike, type(None))):
-            raise ValueError(f"`log_dir` must be a path or None, received {log_dir!r}.")
+        check_path("log_dir", log_dir, optional=True)
         if not callable(clock):
             raise ValueError(
                 f"`clock` must be a function that returns seconds, received {clock!r}."

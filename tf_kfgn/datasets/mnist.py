@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from tf_kfgn.datasets.idx import Check, read_idx
+from tf_kfgn.numerics.checks import check_path
 
 _STEMS = ("train", "t10k")
 _IMAGE = (28, 28)
@@ -34,6 +35,7 @@ def load_data(
         FileNotFoundError: If the folder lacks a file.
         ValueError: If a file is damaged, or does not hold images.
     """
+    check_path("data_dir", data_dir, optional=True)
     if data_dir is None:
         (train, _), (test, _) = _download()
     else:
@@ -58,6 +60,7 @@ def load_labels(
         FileNotFoundError: If the folder lacks a file.
         ValueError: If a file is damaged, or does not hold labels.
     """
+    check_path("data_dir", data_dir, optional=True)
     if data_dir is None:
         (_, train), (_, test) = _download()
     else:

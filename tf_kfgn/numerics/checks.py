@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 from typing import Any
 
 POSITIVE = math.ulp(0.0)  # as the smallest number allowed: zero itself is refused
@@ -53,6 +54,20 @@ def check_flag(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool):
         raise ValueError(f"`{name}` must be True or False, received {value!r}.")
+
+
+def check_path(name: str, value: Any, *, optional: bool = False) -> None:
+    """Check that an argument is the path of something.
+
+    Raises:
+        ValueError: If it is not, or empty.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
+        raise ValueError(
+            f"`{name}` must be a path{' (or None)' if optional else ''}, received {value!r}."
+        )
 
 
 def check_period(name: str, value: Any, *, optional: bool = False) -> None:
