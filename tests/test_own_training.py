@@ -179,6 +179,39 @@ def test_a_refused_build_can_be_repeated():
     assert float(optimizer.damping) == 0.0
 
 
+def test_inputs_may_be_none():
+    class Second(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+
+        def call(self, inputs):
+            return self.dense(inputs[1])
+
+    made = Second()
+    made([None, X])
+    tf_kfgn.enable_curvature(made).compile(tf_kfgn.KFAC(seed=0), "mse", run_eagerly=True)
+    first = made.train_on_batch([None, X], Y, return_dict=True)["loss"]
+    assert made.train_on_batch([None, X], Y, return_dict=True)["loss"] < first
+
+
+def test_one_tensor_has_two_names():
+    inputs = keras.Input((3,))
+    output = keras.layers.Dense(2, name="dense")(inputs)
+    made = keras.Model(inputs, {"a": output, "b": output})
+    losses = {"a": "mse", "b": "mse"}
+    [block] = tf_kfgn.gauss_newton_blocks(made, X, losses).values()
+    A, G = tf_kfgn.kronecker_factors(made, X, losses, "kfra")["dense"]
+    np.testing.assert_allclose(np.kron(A, G), block, rtol=1e-5, atol=1e-6)
+
+
+def test_an_optimizer_from_its_configuration_refuses_too():
+    stock = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    stock.compile(tf_kfgn.KFAC.from_config(tf_kfgn.KFAC().get_config()), "mse", run_eagerly=True)
+    with pytest.raises(ValueError, match="record no curvature"):
+        stock.train_on_batch(X, Y)
+
+
 def test_a_failure_names_what_was_seen(caplog):
     made = model()
     made.fit(X, Y, batch_size=8, verbose=0)

@@ -263,6 +263,7 @@ class GaussNewton(Stateful, abc.ABC):
             recorded = PASS.get()  # what was given to an optimizer around this one
         else:
             recorded = RecordedPass(tape, objective, loss)
+        self.loading_is_over()
         with PASS.using(recorded):
             super().apply(grads, trainable_variables)
 

@@ -93,6 +93,10 @@ class Stateful(HookedOptimizer):
         if self._load_later is not None:
             self._load_later(self._memory)
 
+    def loading_is_over(self) -> None:
+        """Refuse variables without marks from now on, whoever made this optimizer."""
+        self._is_loading = False
+
     def new_memory(self, layout: Layout) -> MemoryVariables:
         """Create the variables that hold the state, for these blocks."""
         return MemoryVariables(self, layout, self.settings)
