@@ -321,6 +321,31 @@ def test_the_code_of_migrating(page):
     assert len(page["model"].losses) == 2
 
 
+def test_the_code_of_train_step(page):
+    x, y = regression(6, 3, 32)
+    page.run(x=x, y=y)
+    assert falls(page["model"])
+    assert set(page["model"].history.history) == {"loss", "mae"}
+    page.run()
+    scaled = keras.optimizers.LossScaleOptimizer(tf_kfgn.KFLR())
+    scaled.build(page["model"].trainable_variables)
+    first, second = (
+        page["update"](page["model"], scaled, keras.losses.MeanSquaredError(), x, y)
+        for _ in range(2)
+    )
+    assert second < first
+    page.run()
+    assert {"damping", "loss", "trust"} <= set(page["watched"].history.history)
+    page.run(images=np.float32(x[:, :1] * np.sign(np.arange(6) - 2.5) > 0))
+    totals = page["vae"].history.history["total"]
+    assert totals[-1] < totals[0]
+    assert int(page["vae"].optimizer.comparisons) > 0
+    page.run()
+    assert all(np.max(values) < 10 for values in page["gan"].history.history.values())
+    page.run(labels=keras.utils.to_categorical(np.argmax(y, axis=1), 3))
+    assert falls(page["distiller"])
+
+
 def test_the_code_of_theory(page, tmp_path, capsys):
     for needed in ("scipy", "matplotlib"):
         pytest.importorskip(needed)

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.layers.parts import start_recording, stop_recording
+from tf_kfgn.numerics.checks import check_flag
 from tf_kfgn.operations.marks import matrix_of
 from tf_kfgn.training import MODELS
 
@@ -36,6 +37,7 @@ def enable_curvature(model: keras.Model, *, strict: bool = False) -> keras.Model
         ValueError: If it has not been built; with `strict=True`, if a trainable weight has no
             Kronecker block. The model is unchanged then.
     """
+    check_flag("strict", strict)
     with contextlib.ExitStack() as undo:
         undo.push(_start_recording(model))
         diagonal = [v.path for v in model.trainable_variables if matrix_of(v) is None]

@@ -59,13 +59,13 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
         """Build the optimizer first: a function that creates variables would be traced twice."""
         optimizer: Any = getattr(self, "optimizer", None)
         ours = gauss_newton_of(optimizer) is not None or delegates_to_several(optimizer)
-        if ours and self.built:
+        if ours and self.built and self.trainable_variables:
             with self.distribute_strategy.scope():
                 build_once(optimizer, self.trainable_variables)
         return super().make_train_function(force)
 
     def train_step(self, data: Any) -> dict[str, Any]:
-        """One update with curvature; with any other optimizer, the step of Keras.
+        """One update with curvature; Keras' own with any other optimizer, or nothing to train.
 
         Args:
             data: What `fit` passes on: `x`, `(x, y)` or `(x, y, sample_weight)`.
@@ -75,24 +75,23 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
         """
         optimizer = self.optimizer
         gauss_newton = gauss_newton_of(optimizer)
-        if gauss_newton is None:
-            return super().train_step(data)
+        if gauss_newton is None or not self.trainable_variables:
+            return keras.Model.train_step(self, data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
         with CurvatureTape() as tape:
             outputs = _training_outputs(self, x)
             loss = computed_loss(self, x, y, outputs, sample_weight)
-            tape.watch_loss(compiled_loss(self), y, outputs, sample_weight)
+            _watch_compiled_loss(self, tape, y, outputs, sample_weight)
             scaled_loss = optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled_loss, self.trainable_variables)
 
         def objective() -> tf.Tensor:
             with tape.replaying():
                 outputs = _training_outputs(self, x)
-            if type(self).compute_loss is not keras.Model.compute_loss:
-                return computed_loss(self, x, y, outputs, sample_weight)
-            # Keras' own would update the metrics that follow the loss of each output.
-            return tape.loss_of(outputs) + additional_losses(self)
+                if type(self).compute_loss is not keras.Model.compute_loss:
+                    return computed_loss(self, x, y, outputs, sample_weight)
+                return tape.loss_of(outputs) + additional_losses(self)
 
         part = None
         if gauss_newton.curvature_fraction < 1:
@@ -106,6 +105,21 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
 def _training_outputs(model: keras.Model, x: Any) -> Any:
     has_argument = "training" in model.call_signature_parameters
     return model(x, training=True) if has_argument else model(x)
+
+
+def _watch_compiled_loss(
+    model: Any, tape: CurvatureTape, y: Any, outputs: Any, sample_weight: Any
+) -> None:
+    loss = compiled_loss(model)
+    if loss is None:
+        raise ValueError(
+            f"Model {model.name!r} was compiled without a loss, so there is no curvature to take: "
+            "that of numbers from `add_loss` or from a `compute_loss` of its own is unknown. Pass "
+            "compile(loss=...) the part of the objective whose curvature counts, which "
+            "`compute_loss` may add to, or watch it in a `train_step` of your own: see the page "
+            "'Your own train_step' of the documentation."
+        )
+    tape.watch_loss(loss, y, outputs, sample_weight)
 
 
 def _recorded_part(model: Any, tape: CurvatureTape, data: Any, fraction: float) -> CurvatureTape:
@@ -128,19 +142,29 @@ def _recorded_part(model: Any, tape: CurvatureTape, data: Any, fraction: float) 
     x, y, sample_weight = tf.nest.map_structure(first, (x, y, sample_weight))
     with tape.of_part() as part:
         outputs = _training_outputs(model, x)
-        part.watch_loss(compiled_loss(model), y, outputs, sample_weight)
+        _watch_compiled_loss(model, part, y, outputs, sample_weight)
     return part
 
 
 class _ModelRole(Role):
     """Models whose `fit` trains with curvature."""
 
-    def make(self, stock: Any) -> type:
-        """A subclass that keeps a training loop of the user's own."""
-        made: Any = super().make(stock)
-        if stock.train_step is not keras.Model.train_step:
-            made.train_step = stock.train_step
+    def make(self, stock: Any, *bases: type) -> type:
+        """A subclass that keeps a training loop of the user's own.
+
+        What that calls by `super().train_step()` is the step with curvature.
+        """
+        if stock.train_step is keras.Model.train_step:
+            return super().make(stock, *bases)
+        made: Any = super().make(stock, _StepOfModels, *bases)
+        made.train_step = stock.train_step
         return made
+
+
+class _StepOfModels(keras.Model):
+    """Stands between a class of the user's and `keras.Model`."""
+
+    train_step = CurvatureTraining.train_step
 
 
 MODELS = _ModelRole(CurvatureTraining)

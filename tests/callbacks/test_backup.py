@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
+import signal
 from collections.abc import Callable
 
 import keras
@@ -18,6 +19,11 @@ import tensorflow as tf
 
 import tf_kfgn
 from tf_kfgn.callbacks import BackupAndRestore, backup_file
+
+try:
+    import resource
+except ImportError:  # not a POSIX system
+    resource = None
 
 EPOCHS, BATCHES, BATCH_SIZE = 4, 3, 16
 SETTINGS = {"factor_period": 2, "inverse_period": 3, "damping_period": 2}
@@ -276,6 +282,62 @@ def test_where_every_backup_is_damaged_nothing_changes(training, two_backups, ke
         training.fit(BackupAndRestore(two_backups))
     assert same(training.state(), training.initial)
     assert names(two_backups) == before
+
+
+@pytest.fixture(scope="module")
+def small_backup(tmp_path_factory) -> tuple[pathlib.Path, list]:
+    path = tmp_path_factory.mktemp("small") / "file.npz"
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable(3, dtype="int32")]
+    backup_file.write(path, variables)
+    return path, variables
+
+
+@pytest.mark.parametrize("change", [lambda b: b ^ 1, lambda b: b ^ 0x80, lambda b: 255 - b])
+def test_every_damaged_byte_is_noticed(small_backup, tmp_path, change):
+    path, variables = small_backup
+    content, copy = path.read_bytes(), tmp_path / "copy.npz"
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] = change(damaged[position])
+        copy.write_bytes(damaged)
+        with pytest.raises(OSError, match=r"copy.npz is damaged"):
+            backup_file.read(copy, variables)
+
+
+def test_every_cut_is_noticed(small_backup, tmp_path):
+    path, variables = small_backup
+    content, copy = path.read_bytes(), tmp_path / "copy.npz"
+    for length in range(len(content)):
+        copy.write_bytes(content[:length])
+        with pytest.raises(OSError, match=r"copy.npz is damaged"):
+            backup_file.read(copy, variables)
+    copy.write_bytes(content + b"\0")
+    with pytest.raises(OSError, match=r"copy.npz is damaged"):
+        backup_file.read(copy, variables)
+
+
+def test_an_array_under_the_name_of_a_backup_is_damage(training, two_backups, caplog):
+    with (two_backups / "epoch-00000003.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    assert same(training.fit(BackupAndRestore(two_backups)), training.whole)
+    assert "epoch-00000003.npz is damaged" in caplog.text
+
+
+@pytest.mark.skipif(resource is None, reason="limits the size of files")
+def test_a_full_disk_leaves_the_old_backup_and_nothing_else(training, folder):
+    with pytest.raises(Killed):
+        training.fit(BackupAndRestore(folder), Stop(2))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError):
+            training.fit(BackupAndRestore(folder))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert names(folder) == ["epoch-00000002.npz"]
+    assert same(training.fit(BackupAndRestore(folder)), training.whole)
 
 
 def test_every_flipped_bit_of_a_value_is_noticed(training, two_backups):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pathlib
 import struct
+import tracemalloc
 from collections.abc import Callable
 
 import keras
@@ -96,12 +97,15 @@ BAD_FILES = {
     "wrong magic": (b"\x89PNG" + WHOLE, "is not an IDX file.*'89 50 4e 47'"),
     "unknown type": (b"\0\0\x0a\x03" + WHOLE[4:], "is not an IDX file.*'00 00 0a 03'"),
     "short header": (WHOLE[:10], "ends in its header, after 10 of 16 bytes"),
-    "truncated": (WHOLE[:-1], r"\(4, 28, 28\), which takes 3152 bytes, but it has 3151"),
+    "truncated": (WHOLE[:-1], r"\(4, 28, 28\), which takes 3152 bytes, but it has at most 3151"),
     "overlong": (WHOLE + b"\0", r"\(4, 28, 28\), which takes 3152 bytes, but it has 3153"),
     "truncated in gzip": (gzip.compress(WHOLE[:-1]), "3152 bytes, but it has 3151"),
     "truncated gzip": (ZIPPED[: len(ZIPPED) // 2], "is a damaged gzip file"),
     "gzip header only": (ZIPPED[:2], "is a damaged gzip file"),
     "damaged gzip": (ZIPPED[:100] + b"\xff" * 50 + ZIPPED[150:], "is a damaged gzip file"),
+    "overlong in gzip": (gzip.compress(WHOLE + bytes(9)), "3152 bytes, but it has 3153"),
+    "huge": (struct.pack(">BBBB3I", 0, 0, 8, 3, *[2**32 - 1] * 3), "but it has at most 16"),
+    "many axes": (b"\0\0\x08\xff" + b"\xff" * 1020, "but it has at most 1024"),
     "wrong sum in gzip": (ZIPPED[:-8] + bytes(8), "is a damaged gzip file"),
 }
 
@@ -112,6 +116,29 @@ def test_a_damaged_file(case: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "images").write_bytes(content)
     with pytest.raises(ValueError, match=f"images .*{message}"):
         mnist.read_idx(tmp_path / "images")
+
+
+BOMBS = {
+    "zeros": (bytes(4), "is not an IDX file"),
+    "images that go on": (WHOLE, "takes 3152 bytes, but it has 3153"),
+    "one huge row": (struct.pack(">BBBB2I", 0, 0, 8, 2, 1, 2**26 - 12), "must hold uint8"),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_bomb_is_refused_before_it_is_unpacked(case: str, tmp_path: pathlib.Path) -> None:
+    start, message = BOMBS[case]
+    folder = _write_folder(tmp_path)
+    for stem in ("train", "t10k"):
+        content = start + bytes(2**26 - len(start))
+        (folder / f"{stem}-images-idx3-ubyte").write_bytes(gzip.compress(content, 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message):
+            mnist.load_data(folder)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_file(tmp_path: pathlib.Path) -> None:

@@ -138,7 +138,7 @@ def test_each_layer_may_have_its_own_approximation(estimator):
 def test_an_average_that_is_too_large_is_refused_before_it_is_made():
     given = PROBLEMS["mlp_categorical"]
     needed = 5**2 * 8 / 2**20  # the widest tensor between two layers
-    assert len(factors_of(given, KFRAEstimator(memory_limit=1.01 * needed))) == 3
+    assert len(factors_of(given, KFRAEstimator(memory_limit=5 * needed))) == 3
     with pytest.raises(
         ValueError, match=r"layer 'dense\w*' \(Dense\).*4 features.*MiB.*KFLR or KFAC"
     ):

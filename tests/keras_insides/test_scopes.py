@@ -35,3 +35,35 @@ def test_maybe_merge_call():
     assert float(variable) == 2
     tf.function(lambda: scopes.maybe_merge_call(update, [tf.constant(3.0)]))()
     assert float(variable) == 3
+
+
+def test_dropped_assignments():
+    variable, regularizer = keras.Variable([1.0]), keras.regularizers.L2(2.0)
+    with scopes.DroppedAssignments() as scope:
+        assert float(regularizer(scope.get_current_value(variable))) == 2
+        variable.assign([3.0])
+        variable.assign_add([1.0])
+        assert float(variable[0]) == 4
+    assert float(variable[0]) == 1
+
+
+def test_leaving_no_trace():
+    class Layer(keras.layers.Layer):
+        def build(self, shape):
+            self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+            self.raw = tf.Variable(0.0)
+
+        def call(self, x):
+            self.count.assign_add(1.0)
+            self.raw.assign_add(1.0)
+            self.add_loss(keras.ops.sum(x))
+            return x + self.count
+
+    layer = Layer()
+    x = np.ones((1, 2))
+    layer(x)
+    with scopes.leaving_no_trace([layer]):
+        np.testing.assert_array_equal(layer(2 * x), 4 * np.ones((1, 2)))
+        assert [float(loss) for loss in layer.losses] == [4]
+    assert (float(layer.count), float(layer.raw)) == (1, 1)
+    assert [float(loss) for loss in layer.losses] == [4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 
 import tf_kfgn
@@ -32,6 +33,83 @@ import tf_kfgn
 def test_arguments_out_of_range_are_named(optimizer, arguments, message):
     with pytest.raises(ValueError, match=message):
         optimizer(**arguments)
+
+
+NUMBERS = [
+    "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "ema_momentum", "loss_scale_factor",
+    "damping", "min_damping", "damping_decay", "step_size", "momentum", "gradient_decay",
+    "overshoot", "curvature_decay",
+]  # fmt: skip
+COUNTS = [
+    "ema_overwrite_frequency", "gradient_accumulation_steps", "damping_period", "factor_period",
+    "inverse_period", "max_factor_size",
+]  # fmt: skip
+BAD = [float("nan"), float("inf"), -1, -0.5, "abc", 2**70, 10**400, True, [1.0], object()]
+
+
+@pytest.mark.parametrize("value", BAD, ids=lambda value: str(value)[:8])
+@pytest.mark.parametrize("name", [*NUMBERS, *COUNTS, "learning_rate", "use_ema"])
+def test_every_bad_value_of_every_argument_is_named(name, value):
+    if name == "use_ema" and value is True:
+        return
+    for optimizer in (tf_kfgn.KFRA, tf_kfgn.KFLR, tf_kfgn.KFAC):
+        with pytest.raises(ValueError, match=name):
+            optimizer(**{name: value})
+
+
+@pytest.mark.parametrize("value", BAD, ids=lambda value: str(value)[:8])
+def test_every_bad_value_of_an_estimators_argument_is_named(value):
+    arguments = [
+        (tf_kfgn.KFRA, "memory_limit"),
+        (tf_kfgn.KFLR, "memory_limit"),
+        (tf_kfgn.KFLR, "num_columns"),
+        (tf_kfgn.KFAC, "num_samples"),
+        *[(each, "seed") for each in (tf_kfgn.KFLR, tf_kfgn.KFAC) if value != -1],
+    ]
+    for optimizer, name in arguments:
+        with pytest.raises(ValueError, match=name):
+            optimizer(**{name: value})
+
+
+def test_what_keras_takes_is_taken():
+    made = tf_kfgn.KFAC(
+        learning_rate=0.0,
+        weight_decay=0.0,
+        clipnorm=np.float32(1.0),
+        use_ema=True,
+        ema_momentum=1,
+        ema_overwrite_frequency=3,
+        gradient_accumulation_steps=2,
+        loss_scale_factor=8,
+    )
+    assert tf_kfgn.KFAC.from_config(made.get_config()).get_config() == made.get_config()
+
+
+def test_a_misspelt_layer_is_named():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="dense")])
+    x = np.ones((2, 2), "float32")
+    with pytest.raises(ValueError, match=r"names \['dens'\].*weight matrix are \['dense'\]"):
+        tf_kfgn.kronecker_factors(model, x, "mse", "kflr", approximation={"dens": "reduce"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": ["kfra"]}, "`method`"),
+        ({"num_samples": 0}, "`num_samples`"),
+        ({"seed": 2**70}, "`seed`"),
+        ({"seed": "1"}, "`seed`"),
+    ],
+)
+def test_arguments_of_kronecker_factors(arguments, message):
+    arguments = {"method": "kfra", **arguments}
+    with pytest.raises(ValueError, match=message):
+        tf_kfgn.kronecker_factors(None, None, "mse", **arguments)
+
+
+def test_strict_is_true_or_false():
+    with pytest.raises(ValueError, match="`strict` must be True or False, received 'no'"):
+        tf_kfgn.enable_curvature(keras.Sequential(), strict="no")
 
 
 @pytest.mark.parametrize(

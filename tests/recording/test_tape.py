@@ -24,6 +24,7 @@ from problems import (
 
 import tf_kfgn
 from tf_kfgn.losses import Bernoulli, Categorical, Poisson
+from tf_kfgn.recording.active import active_tape
 
 CATEGORICAL = PROBLEMS["mlp_categorical"]
 DROPOUT = random_problem(
@@ -319,3 +320,76 @@ def test_a_loss_that_is_watched_after_the_tape_has_the_rule_of_one_inside(head, 
 def test_the_tape_does_not_differentiate_a_loss_that_it_watches():
     _, tape, outputs = record(CATEGORICAL)
     assert tape.gradient(tape.likelihoods[0].mean_hessian(), outputs) is None
+
+
+# Tapes in and out of functions
+
+
+@pytest.fixture(scope="module")
+def in_functions():
+    model = tf_kfgn.enable_curvature(keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]))
+    return model, tf.ones((3, 2)), tf.zeros((3, 1))
+
+
+def updated(tape, model):
+    optimizer = tf_kfgn.KFLR()
+    gradients = [tf.ones(v.shape) for v in model.trainable_variables]
+    optimizer.apply(gradients, model.trainable_variables, tape=tape)
+    return optimizer
+
+
+def test_a_tape_of_a_function_that_has_ended_says_so(in_functions):
+    model, x, y = in_functions
+    tapes = []
+
+    @tf.function
+    def function(x):
+        with tf_kfgn.CurvatureTape() as tape:
+            tape.watch_loss("mse", y, model(x))
+        tapes.append(tape)
+        return x
+
+    function(x)
+    with pytest.raises(ValueError, match=r"inside a tf\.function that has ended"):
+        updated(tapes[0], model)
+
+
+def test_a_model_in_a_function_that_the_tape_is_outside_of_says_so(in_functions):
+    model, x, _ = in_functions
+    message = "Open the tape inside of that function"
+    with pytest.raises(ValueError, match=message), tf_kfgn.CurvatureTape():
+        tf.function(model)(x)
+
+
+def test_a_function_that_was_traced_before_says_so(in_functions):
+    model, x, y = in_functions
+    function = tf.function(lambda x: model(x))
+    function(x)
+    with tf_kfgn.CurvatureTape() as tape:
+        tape.watch_loss("mse", y, function(x))
+    with pytest.raises(ValueError, match="one that was traced before records nothing"):
+        updated(tape, model)
+
+
+def test_a_reset_tape_starts_anew(in_functions):
+    model, x, y = in_functions
+    with tf_kfgn.CurvatureTape() as tape:
+        tape.watch_loss("mse", y, model(x))
+        tape.reset()
+        tape.watch_loss("mse", y, model(x))
+    assert len(tape.operations) == len(tape.watched_losses) == len(tape.models) == 1
+    assert int(updated(tape, model).memory.scalars.factor_updates) == 1
+
+
+def test_tapes_may_be_left_in_any_order(in_functions):
+    model, x, _ = in_functions
+    first, second = tf_kfgn.CurvatureTape(), tf_kfgn.CurvatureTape()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    model(x)
+    assert active_tape() is second
+    second.__exit__(None, None, None)
+    assert active_tape() is None
+    assert (len(first.operations), len(second.operations)) == (0, 1)
+    first.__exit__(None, None, None)

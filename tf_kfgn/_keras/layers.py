@@ -72,5 +72,5 @@ def take_name_of(stock: type, made: type) -> None:
 @stands_for("keras.src.layers")
 def public_module(stock: type) -> str:
     """The module by which files name a class: that of stock layers is not where they lie."""
-    module = stock.__module__
-    return "keras.layers" if module.startswith("keras.src.layers") else module
+    public = getattr(keras.layers, stock.__name__, None) is stock  # some have no public name
+    return "keras.layers" if public else stock.__module__

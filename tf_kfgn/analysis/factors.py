@@ -14,6 +14,7 @@ from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.factors import ESTIMATORS, KroneckerFactors
 from tf_kfgn.factors.estimator import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.numerics.checks import check_count, check_seed
 
 
 def kronecker_factors(
@@ -59,6 +60,7 @@ def kronecker_factors(
     estimator = estimator_of(method, approximation, num_samples)
     if seed is None:
         seed = random.randint(0, 2**31 - 1)
+    check_seed(seed)
     with tape_of(model, Examples.of(x, y, sample_weight), loss) as tape:
         factors = estimator(tape, tf.constant([seed, 0], tf.int64))
     return {matrix.name: pair for matrix, pair in factors.items()}
@@ -77,7 +79,8 @@ def estimator_of(
     Raises:
         ValueError: If an argument is not one of these.
     """
-    if method not in ESTIMATORS:
+    check_count("num_samples", num_samples)
+    if not isinstance(method, str) or method not in ESTIMATORS:
         raise ValueError(f"`method` must be one of {sorted(ESTIMATORS)}, received {method!r}.")
     given: dict[str, Any] = {"approximation": approximation, "num_samples": num_samples}
     taken = {field.name for field in dataclasses.fields(ESTIMATORS[method])}

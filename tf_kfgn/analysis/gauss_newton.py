@@ -20,6 +20,7 @@ from tf_kfgn.analysis.flat_weights import (
 )
 from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.analysis.memory import check_memory
+from tf_kfgn.enabling import check_built
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
 from tf_kfgn.numerics.moments import second_moment
@@ -97,7 +98,13 @@ def gauss_newton_vector_product(
         ValueError: If it has not been built, the loss has no known curvature, or `vectors` does
             not match the variables, or `sample_weight` the examples.
     """
+    check_built(model)
     variables = model.trainable_variables
+    if not isinstance(vectors, (list, tuple)):
+        raise ValueError(
+            "`vectors` must be a list with one tensor for each of model.trainable_variables, "
+            f"received {vectors!r}."
+        )
     shapes = [tuple(tf.shape(vector)) for vector in vectors]
     if shapes != [tuple(variable.shape) for variable in variables]:
         raise ValueError(

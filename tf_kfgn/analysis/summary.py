@@ -15,6 +15,7 @@ from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import find_blocks, path_of
 from tf_kfgn.enabling import recording
 from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
+from tf_kfgn.numerics.checks import check_count, check_flag
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
@@ -61,6 +62,10 @@ def curvature_summary(
         TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built.
     """
+    check_count("batch_size", batch_size)
+    check_flag("verbose", verbose)
+    if not isinstance(optimizer, (GaussNewton, type(None))):
+        raise ValueError(f"`optimizer` must be one of tf_kfgn's, received {optimizer!r}.")
     if optimizer is None:
         compiled = getattr(model, "optimizer", None)
         optimizer = compiled if isinstance(compiled, GaussNewton) else KFRA()

@@ -13,6 +13,7 @@ import keras
 
 from tf_kfgn._keras.models import set_initial_epoch
 from tf_kfgn.callbacks import backup_file
+from tf_kfgn.numerics.checks import check_flag, check_path
 from tf_kfgn.numerics.files import PARTIAL
 from tf_kfgn.optimizers.wrapping import build_once
 
@@ -77,6 +78,9 @@ class BackupAndRestore(keras.callbacks.BackupAndRestore):
                 "its beginning, so a backup from within would train on some batches twice. Make "
                 "epochs shorter instead, by fit(steps_per_epoch=...)."
             )
+        check_flag("double_checkpoint", double_checkpoint)
+        check_flag("delete_checkpoint", delete_checkpoint)
+        check_path("backup_dir", backup_dir)
         super().__init__(backup_dir, delete_checkpoint=delete_checkpoint)
         if "://" in os.fspath(backup_dir):
             raise ValueError(

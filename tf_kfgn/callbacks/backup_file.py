@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import zipfile
+import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tensorflow as tf
 
 from tf_kfgn.numerics.files import whole_file
 
+_CHUNK = 2**20
+
 
 def write(path: Path, variables: Sequence[Any]) -> None:
     """Save the values of variables; a process that is killed here leaves the old file, or none.
+
+    The file is an `.npz` archive, followed by the SHA-256 of all of it.
 
     Args:
         path: A file in a local folder; the folder is made where it does not exist.
@@ -23,6 +28,8 @@ def write(path: Path, variables: Sequence[Any]) -> None:
     values = {str(position): variable.numpy() for position, variable in enumerate(variables)}
     with whole_file(path) as file:
         np.savez(file, **values)
+        size = file.seek(0, os.SEEK_END)
+        file.write(_digest(file, size))
 
 
 def read(path: Path, variables: Sequence[Any]) -> list[np.ndarray]:
@@ -40,9 +47,11 @@ def read(path: Path, variables: Sequence[Any]) -> list[np.ndarray]:
         ValueError: If it is whole, but belongs to other variables.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            values = [archive[str(position)] for position in range(len(archive.files))]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            _check(file)
+            with np.load(file, allow_pickle=False) as archive:
+                values = [archive[str(position)] for position in range(len(archive.files))]
+    except OSError as error:
         raise OSError(f"The backup {path} is damaged: {error}") from error
     if len(values) != len(variables):
         raise ValueError(
@@ -52,6 +61,33 @@ def read(path: Path, variables: Sequence[Any]) -> list[np.ndarray]:
     return [
         _fitting(value, variable, path) for value, variable in zip(values, variables, strict=True)
     ]
+
+
+def _check(file: BinaryIO) -> None:
+    """Compare a file with the digest at its end, and go back to its start.
+
+    Before anything of it is believed: a damaged header may ask for any amount of memory.
+
+    Raises:
+        OSError: If they differ.
+    """
+    size = file.seek(0, os.SEEK_END) - hashlib.sha256().digest_size
+    if size <= 0 or _digest(file, size) != file.read():
+        raise OSError("its content does not match its SHA-256.")
+    file.seek(0)
+
+
+def _digest(file: BinaryIO, size: int) -> bytes:
+    """The SHA-256 of the first bytes of a file, which is left right behind them."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while size:
+        content = file.read(min(size, _CHUNK))
+        if not content:
+            raise OSError("it ended while it was read.")
+        digest.update(content)
+        size -= len(content)
+    return digest.digest()
 
 
 def _fitting(value: np.ndarray, variable: Any, path: Path) -> np.ndarray:

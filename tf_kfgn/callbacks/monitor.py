@@ -15,9 +15,9 @@ from tf_kfgn.callbacks.snapshot import Snapshot, parts_between
 from tf_kfgn.callbacks.spectrum import spectra
 from tf_kfgn.callbacks.summaries import ScalarWriter
 from tf_kfgn.callbacks.timing import UpdateTimes
-from tf_kfgn.numerics.checks import check_count, check_period
+from tf_kfgn.numerics.checks import check_count, check_path, check_period
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
-from tf_kfgn.optimizers.failure_log import log_failures
+from tf_kfgn.optimizers.failure_log import likely_cause, log_failures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -98,8 +98,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
     ) -> None:
         """Take the arguments, which the class describes."""
         super().__init__()
-        if not isinstance(log_dir, (str, os.PathLike, type(None))):
-            raise ValueError(f"`log_dir` must be a path or None, received {log_dir!r}.")
+        check_path("log_dir", log_dir, optional=True)
         if not callable(clock):
             raise ValueError(
                 f"`clock` must be a function that returns seconds, received {clock!r}."
@@ -188,7 +187,8 @@ class CurvatureMonitor(keras.callbacks.Callback):
         self._write(values)
         if self._writer is not None:
             self._writer.flush()
-        _log_failures(epoch + 1, self._epoch_start, self._last)
+        cause = likely_cause(self.model.optimizer)
+        _log_failures(epoch + 1, self._epoch_start, self._last, cause)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Close the event file."""
@@ -212,9 +212,9 @@ class CurvatureMonitor(keras.callbacks.Callback):
             self._writer = None
 
 
-def _log_failures(epoch: int, before: Snapshot, after: Snapshot) -> None:
+def _log_failures(epoch: int, before: Snapshot, after: Snapshot, cause: str) -> None:
     """Log what went wrong between the start and the end of an epoch."""
     updates = after.iteration - before.iteration
     nonfinite = after.scalars.nonfinite_steps - before.scalars.nonfinite_steps
     failed = after.scalars.failed_inversions - before.scalars.failed_inversions
-    log_failures(f"Epoch {epoch}", updates, nonfinite, failed)
+    log_failures(f"Epoch {epoch}", updates, nonfinite, failed, cause)

@@ -15,7 +15,7 @@ import pathlib
 import numpy as np
 
 from tf_kfgn.datasets import cache
-from tf_kfgn.numerics.checks import check_count
+from tf_kfgn.numerics.checks import check_count, check_path
 
 _SIDE = 28
 _MARGIN = 3.0  # pixels between the three points and the border
@@ -58,6 +58,8 @@ def load_data(
         ImportError: If `path` is given and scipy is not installed.
         ValueError: If the file does not hold the curves, or a size or the seed is out of range.
     """
+    check_path("path", path, optional=True)
+    check_path("cache_dir", cache_dir, optional=True)
     if path is not None:
         return _read_original(pathlib.Path(path))
     check_count("train_size", train_size, kind=numbers.Integral)

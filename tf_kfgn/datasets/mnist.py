@@ -8,7 +8,8 @@ import pathlib
 import keras
 import numpy as np
 
-from tf_kfgn.datasets.idx import read_idx
+from tf_kfgn.datasets.idx import Check, read_idx
+from tf_kfgn.numerics.checks import check_path
 
 _STEMS = ("train", "t10k")
 _IMAGE = (28, 28)
@@ -34,6 +35,7 @@ def load_data(
         FileNotFoundError: If the folder lacks a file.
         ValueError: If a file is damaged, or does not hold images.
     """
+    check_path("data_dir", data_dir, optional=True)
     if data_dir is None:
         (train, _), (test, _) = _download()
     else:
@@ -58,6 +60,7 @@ def load_labels(
         FileNotFoundError: If the folder lacks a file.
         ValueError: If a file is damaged, or does not hold labels.
     """
+    check_path("data_dir", data_dir, optional=True)
     if data_dir is None:
         (_, train), (_, test) = _download()
     else:
@@ -84,17 +87,24 @@ def _read(
     stem, old_stem = f"{kind}-idx{rank}-ubyte", f"{kind}.idx{rank}-ubyte"
     for name in (stem, f"{stem}.gz", old_stem, f"{old_stem}.gz"):
         if (folder / name).is_file():
-            array = read_idx(folder / name)
-            if array.ndim != rank or array.shape[1:] != example_shape or array.dtype != np.uint8:
-                expected = ", ".join(map(str, ("examples", *example_shape)))
-                raise ValueError(
-                    f"{folder / name} must hold uint8 of shape ({expected}), holds {array.dtype} "
-                    f"of shape {array.shape}. Pass a folder with a data set in MNIST's format."
-                )
-            return array
+            return read_idx(folder / name, _expecting(folder / name, example_shape))
     raise FileNotFoundError(
         f"{folder} has no file {stem} or {stem}.gz. Pass a folder with MNIST's four IDX files."
     )
+
+
+def _expecting(path: pathlib.Path, example_shape: tuple[int, ...]) -> Check:
+    """A check of the header of a file."""
+
+    def check(dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        if len(shape) != 1 + len(example_shape) or shape[1:] != example_shape or dtype != np.uint8:
+            expected = ", ".join(map(str, ("examples", *example_shape)))
+            raise ValueError(
+                f"{path} must hold uint8 of shape ({expected}), holds {dtype} of shape {shape}. "
+                "Pass a folder with a data set in MNIST's format."
+            )
+
+    return check
 
 
 def _rows(images: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from tf_kfgn._keras.layers import flattened_layers
 from tf_kfgn._keras.models import compiled_loss, compiled_metrics
 from tf_kfgn.exporting.checkpoint import named_variables, restore_function, save_function
 from tf_kfgn.exporting.specs import input_specs, named_tensors, specs_of
+from tf_kfgn.numerics.checks import check_path
 from tf_kfgn.numerics.files import whole_directory
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
 from tf_kfgn.optimizers.wrapping import build_once
@@ -70,6 +71,7 @@ def export_training(
             cannot be found out; if something in the step runs Python code.
         FileExistsError: If `path` is a file.
     """
+    check_path("path", path)
     path = pathlib.Path(path)
     if path.exists() and not path.is_dir():
         raise FileExistsError(f"`path` must be a directory to write, but {str(path)!r} is a file.")

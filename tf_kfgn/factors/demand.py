@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 
@@ -30,15 +31,18 @@ def cotangent_size(operations: Sequence[Operation], batch_size: int) -> float:
 
 
 class Sweep:
-    """What KFRA's recursion passes: which tensors are live, and what each operation costs.
+    """What KFRA's recursion passes: what each operation costs, and what is held meanwhile.
 
     It follows the recorded operations backwards as the recursion does (`LiveAverages`), but looks
-    at widths only.
+    at widths only. Held at one time are the averages over the live tensors, what an operation makes
+    while one goes back through it, and the average at each weight matrix, from which its factor is
+    made at the end.
 
     Attributes:
         operations: Multiplications and additions.
-        peak: The largest number of entries of the average over all live tensors.
-        widest: Layer, width and dtype of the widest average of a single operation.
+        peak: The most bytes that are held at one time.
+        place: Where that is.
+        width: Features of the tensor there.
         stuck: Live tensors that no recorded operation made.
     """
 
@@ -60,36 +64,95 @@ class Sweep:
             batch_size: Examples in a batch.
         """
         self.operations = 0.0
-        self.widest: tuple[str, int, tf.DType] = ("the outputs", 0, tf.float32)
+        self.peak, self.place, self.width = 0.0, "the outputs", 0
+        self._kept = 0
         waiting = {id(operation) for operation in uses}
         made = {id(operation.output) for operation in recorded}
-        live: dict[int, Any] = {id(end): end for end in ends if id(end) in needed}
-        for end in live.values():
-            self._look("the outputs", num_features(end), end.dtype)
-        self.peak = _size(live)
+        live = _LiveWidths()
+        for end in ends:
+            if id(end) in needed:
+                live.add(end)
+                self._hold("the outputs", num_features(end), live.size, end.dtype)
+        largest = ("the outputs", 0, tf.float32)
         for operation in reversed(recorded):
-            if not waiting or id(operation.output) not in live:
+            if not waiting or operation.output not in live:
                 continue
-            waiting.discard(id(operation))
-            del live[id(operation.output)]
-            inputs = {id(t): t for t in operation.inputs if id(t) in needed}
+            layer, dtype = operation.layer, operation.output.dtype
+            place = f"layer {layer.name!r} ({type(layer).__name__})"
+            waiting -= {id(use) for use in getattr(operation, "within", ())}
+            width = num_features(operation.output)
+            own = width**2
+            before = live.size
+            others = live.remove(operation.output)
+            if id(operation) in waiting:
+                waiting.discard(id(operation))
+                turned = 0 if getattr(operation, "rows_in_order", False) else 3 * own
+                self._hold(place, width, before + self._kept + turned, dtype)
+                self._kept += own
+                largest = max(largest, (place, width, dtype), key=lambda found: found[1])
+                own = 0  # held already
+            inputs = [t for t in operation.inputs if id(t) in needed]
             if not inputs or not waiting:
                 continue
+            features = sum(operation.input_widths)
             self.operations += operation.pull_back_cost(batch_size)
-            crossing = sum(num_features(other) for other in live.values())
+            crossing = sum(num_features(other) for other in others)
             if crossing:
                 self.operations += operation.mean_transpose_cost(crossing, batch_size)
-            layer = operation.layer
-            name = f"layer {layer.name!r} ({type(layer).__name__})"
-            self._look(name, sum(operation.input_widths), operation.output.dtype)
-            live.update(inputs)
-            self.peak = max(self.peak, _size(live))
-        self.stuck = [tensor for key, tensor in live.items() if key not in made]
+            held = live.size + own + crossing * (width + features)
+            held += operation.pull_back_memory() + self._kept
+            self._hold(place, max(features, width), held, dtype)
+            live.spread(inputs, others)
+            self._hold(place, features, live.size + self._kept, dtype)
+        place, width, dtype = largest
+        self._hold(f"the factor of {place}", width, self._kept + 2 * width**2, dtype)
+        self.stuck = [tensor for tensor in live.tensors if id(tensor) not in made]
 
-    def _look(self, place: str, width: int, dtype: tf.DType) -> None:
-        if width > self.widest[1]:
-            self.widest = (place, width, dtype)
+    def _hold(self, place: str, width: int, numbers: int, dtype: tf.DType) -> None:
+        size = float(numbers * at_least_float32(dtype).size)
+        if size > self.peak:
+            self.peak, self.place, self.width = size, place, width
 
 
-def _size(live: dict[int, Any]) -> int:
-    return int(sum(num_features(tensor) for tensor in live.values()) ** 2)
+class _LiveWidths:
+    """`LiveAverages` without numbers: which pairs of live tensors have a block."""
+
+    def __init__(self) -> None:
+        self._live: dict[int, Any] = {}
+        self._pairs: set[tuple[int, int]] = set()
+
+    def __contains__(self, tensor: Any) -> bool:
+        return id(tensor) in self._live
+
+    @property
+    def tensors(self) -> list[Any]:
+        return list(self._live.values())
+
+    @property
+    def size(self) -> int:
+        """Entries of all blocks, of which one of two that mirror each other is held."""
+        widths = {key: num_features(tensor) for key, tensor in self._live.items()}
+        return sum(widths[a] * widths[b] for a, b in self._pairs)
+
+    def add(self, tensor: Any) -> None:
+        self._live[id(tensor)] = tensor
+        self._pair(tensor, tensor)
+
+    def remove(self, tensor: Any) -> list[Any]:
+        """Take a tensor out; those that it has a block with."""
+        key = id(tensor)
+        gone = {pair for pair in self._pairs if key in pair}
+        self._pairs -= gone
+        del self._live[key]
+        return [self._live[a if b == key else b] for a, b in gone if a != b]
+
+    def spread(self, inputs: Sequence[Any], others: Sequence[Any]) -> None:
+        """Let the inputs of an operation be live, with blocks among them and with the others."""
+        for tensor in inputs:
+            self.add(tensor)
+            for other in (*inputs, *others):
+                self._pair(tensor, other)
+
+    def _pair(self, first: Any, second: Any) -> None:
+        a, b = sorted((id(first), id(second)))
+        self._pairs.add((a, b))

@@ -123,20 +123,34 @@ class FactorEstimator(abc.ABC):
             tape: A tape with recorded operations and a watched loss.
             seed: Two integers, from which whatever is random is drawn.
             variables: Variables that belong to no weight matrix.
-            matrices: The weight matrices to estimate for. Defaults to all that are trained.
+            matrices: The weight matrices to estimate for. Defaults to all that are trained, if only
+                their bias is: A is then of shape `([groups,] 1, 1)`.
 
         Raises:
-            ValueError: If nothing was recorded, or no loss was watched.
+            ValueError: If nothing was recorded, no loss was watched, or `approximation` names a
+                layer that was not recorded.
         """
-        uses = uses_of_matrices(tape, matrices)
+        uses = uses_of_matrices(tape, matrices, biases=matrices is None)
+        if not uses and not variables and tape.operations:
+            raise ValueError(
+                "The recorded layers train no weight matrix, so there are no Kronecker factors: "
+                "their kernels are frozen, or they have none. Other trained weights have diagonal "
+                "blocks; tf_kfgn.gauss_newton_blocks gives the exact ones."
+            )
         if not uses and not variables:
             raise ValueError(
                 "The CurvatureTape recorded no layer with weights. Call "
-                "tf_kfgn.enable_curvature(model) before the model is called inside the tape."
+                "tf_kfgn.enable_curvature(model) before the model is called inside the tape, and "
+                "open the tape inside a tf.function: one that was traced before records nothing."
             )
+        Sharing(self.approximation).check_names(
+            {op.matrix.layer for op in tape.operations if isinstance(op, ParametrisedOperation)}
+        )
         output_factors, diagonals = self.output_curvature(tape, uses, seed, variables)
         factors = {
-            matrix: KroneckerFactors(self._input_factor(matrix, operations), output_factor)
+            matrix: KroneckerFactors(
+                self._input_factor(matrix, operations, whole=matrices is not None), output_factor
+            )
             for (matrix, operations), output_factor in zip(
                 uses.items(), output_factors, strict=True
             )
@@ -194,14 +208,17 @@ class FactorEstimator(abc.ABC):
         return is_large(matrix.out_features, self.max_factor_size)
 
     def _input_factor(
-        self, matrix: WeightMatrix, operations: list[ParametrisedOperation]
+        self, matrix: WeightMatrix, operations: list[ParametrisedOperation], *, whole: bool
     ) -> tf.Tensor:
+        """A; of a bias that is trained without its kernel, only its own entry unless `whole`."""
         sharing = self.sharing_of(matrix)
         dtype = at_least_float32(operations[0].output.dtype)
         if isinstance(operations[0], OneHotOperation):
             tokens = [op.tokens() for op in operations if isinstance(op, OneHotOperation)]
             return sharing.token_factor(tf.concat(tokens, axis=1), matrix.in_features, dtype)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
+        if not (whole or operations[0].trainable):
+            rows = rows[..., -1:]
         return sharing.input_factor(
             tf.cast(rows, dtype),
             is_large(rows.shape[-1], self.max_factor_size),
@@ -216,23 +233,24 @@ def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | N
     return tf.concat([operation.used_or_ones() for operation in operations], axis=1)
 
 
-def uses_of_matrices(tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None) -> Uses:
+def uses_of_matrices(
+    tape: CurvatureTape, matrices: Container[WeightMatrix] | None = None, *, biases: bool = False
+) -> Uses:
     """The recorded operations of each trained weight matrix, in recorded order.
 
     Args:
         tape: What was recorded.
         matrices: Look for these alone, of which the bias may be trained without the kernel.
             Defaults to all whose kernel is trained.
+        biases: Whether those count as well of which only the bias is trained.
     """
     uses: Uses = {}
+    alone = biases or matrices is not None
     for operation in tape.operations:
-        if not isinstance(operation, ParametrisedOperation):
-            continue
-        if matrices is None:
-            wanted = operation.trainable
-        else:
-            trained = operation.trainable or operation.bias_trainable
-            wanted = trained and operation.matrix in matrices
-        if wanted:
+        if (
+            isinstance(operation, ParametrisedOperation)
+            and (operation.trainable or (alone and operation.bias_trainable))
+            and (matrices is None or operation.matrix in matrices)
+        ):
             uses.setdefault(operation.matrix, []).append(operation)
     return uses

@@ -17,7 +17,6 @@ from tf_kfgn.factors.estimator import Uses, registered
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
-from tf_kfgn.operations.features import num_features
 from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 256
@@ -105,9 +104,8 @@ class KFLREstimator(CotangentEstimator):
     def _chunk(self, tape: CurvatureTape, columns: Columns) -> tf.Tensor:
         """How many columns go backwards side by side."""
         outputs = [operation.output for operation in tape.operations]
-        example = sum(num_features(tensor) * tensor.dtype.size for tensor in outputs)
-        examples = tf.shape(columns.likelihood.outputs)[0]
-        fitting = self.memory_limit * _MIB / (tf.cast(examples, tf.float64) * example)
+        sizes = [tf.size(tensor, tf.int64) * tensor.dtype.size for tensor in outputs]
+        fitting = self.memory_limit * _MIB / tf.cast(tf.add_n(sizes), tf.float64)
         return tf.cast(tf.clip_by_value(fitting, 1, columns.count), tf.int32)
 
 

@@ -45,7 +45,8 @@ class KFRAEstimator(FactorEstimator):
     cotangent for each example, as KFAC's do.
 
     Attributes:
-        memory_limit: Size in MiB above which an average is refused before it is allocated.
+        memory_limit: MiB that the recursion may hold at one time; what would take more is refused
+            before anything is allocated.
     """
 
     diagonals = "sampled"
@@ -76,13 +77,10 @@ class KFRAEstimator(FactorEstimator):
         Raises:
             ValueError: As `output_curvature`.
         """
-        ends = [likelihood.recorded for likelihood in tape.likelihoods]
-        operations = [operation for ops in uses.values() for operation in ops]
         recursion = _Sweep(self, tape, uses)
-        sweep = Sweep(tape.operations, ends, operations, recursion.needed, batch_size)
-        self.check_memory(*sweep.widest)
+        sweep = recursion.planned(batch_size)
         recursion.check_gaps(sweep.stuck)
-        return Demand(sweep.operations, sweep.peak * float(sweep.widest[2].size))
+        return Demand(sweep.operations, sweep.peak)
 
     @override
     def output_curvature(
@@ -92,7 +90,7 @@ class KFRAEstimator(FactorEstimator):
 
         Raises:
             ValueError: If an operation between the loss and a layer with weights was not
-                recorded, or an average would be larger than `memory_limit`.
+                recorded, or the recursion would hold more than `memory_limit`.
         """
         factors = _Sweep(self, tape, uses).factors() if uses else []
         diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
@@ -104,20 +102,6 @@ class KFRAEstimator(FactorEstimator):
                 for total, gradient in zip(diagonals, gradients, strict=True)
             ]
         return factors, diagonals
-
-    def check_memory(self, place: str, width: int, dtype: tf.DType) -> None:
-        """Refuse an average that would not fit.
-
-        Raises:
-            ValueError: If an average over that many features is larger than `memory_limit`.
-        """
-        size = width**2 * dtype.size / _MIB
-        if size > self.memory_limit:
-            raise ValueError(
-                f"At {place} KFRA needs an average over {width} features, which takes {size:.0f} "
-                f"MiB; memory_limit is {self.memory_limit:.0f} MiB. Use KFLR or KFAC, whose memory "
-                "does not grow with the square of a layer's width, or raise memory_limit."
-            )
 
 
 class _Sweep:
@@ -137,13 +121,31 @@ class _Sweep:
         }
         self._within: dict[int, tf.Tensor] = {}
 
+    def planned(self, batch_size: int) -> Sweep:
+        """What the recursion is about to do.
+
+        Raises:
+            ValueError: If it would hold more than `memory_limit`.
+        """
+        ends = [likelihood.recorded for likelihood in self._tape.likelihoods]
+        operations = [operation for ops in self._uses.values() for operation in ops]
+        sweep = Sweep(self._tape.operations, ends, operations, self.needed, batch_size)
+        size, limit = sweep.peak / _MIB, self._estimator.memory_limit
+        if size > limit:
+            raise ValueError(
+                f"At {sweep.place} KFRA needs averages over {sweep.width} features, which take "
+                f"{size:.0f} MiB with all that is held beside them; memory_limit is {limit:.0f} "
+                "MiB. Use KFLR or KFAC, whose memory does not grow with the square of a layer's "
+                "width, or raise memory_limit."
+            )
+        return sweep
+
     def factors(self) -> list[tf.Tensor]:
         """G of each matrix."""
+        self.planned(batch_size=1)
         for likelihood in self._tape.likelihoods:
             if id(likelihood.recorded) in self.needed:
-                dtype = likelihood.outputs.dtype
-                self._estimator.check_memory("the outputs", likelihood.num_columns, dtype)
-                hessian = tf.cast(likelihood.mean_hessian(), dtype)
+                hessian = tf.cast(likelihood.mean_hessian(), likelihood.outputs.dtype)
                 self._live.add(likelihood.recorded, hessian)
         for operation in reversed(self._tape.operations):
             if not self._waiting:
@@ -165,9 +167,6 @@ class _Sweep:
         if all(tensor is None for tensor in inputs) or not self._waiting:
             return
         widths = operation.input_widths
-        layer = operation.layer
-        place = f"layer {layer.name!r} ({type(layer).__name__})"
-        self._estimator.check_memory(place, sum(widths), average.dtype)
         pulled = operation.pull_back(average, tape)
         moved = {key: operation.mean_transpose(block, tape) for key, block in crosses.items()}
         live.spread(inputs, widths, pulled, moved)
@@ -219,23 +218,25 @@ class _Sweep:
     def _factor(self, matrix: WeightMatrix) -> tf.Tensor:
         averages = self._averages[matrix]
         operations = self._uses[matrix]
-        if isinstance(operations[0], StepOperation):
-            factors = [
-                self._within.get(
-                    id(use), self._zero_factor(use, at_least_float32(use.output.dtype))
-                )
-                for use in operations
-            ]
-            positions = [use.shared for use in operations]
-            return self._estimator.sharing_of(matrix).output_factor_of_uses(factors, positions)
+        sharing = self._estimator.sharing_of(matrix)
+        diagonal = self._estimator.diagonal_output(matrix)
+        if any(id(use) in self._within or isinstance(use, StepOperation) for use in operations):
+            factors = []
+            for index, use in enumerate(operations):
+                if id(use) in self._within:
+                    factors.append(self._within[id(use)])
+                elif (index, index) in averages:
+                    own = {(0, 0): averages[index, index]}
+                    factors.append(sharing.output_factor_of_averages(own, diagonal))
+                else:
+                    factors.append(self._zero_factor(use, at_least_float32(use.output.dtype)))
+            return sharing.output_factor_of_uses(factors, [use.shared for use in operations])
         for index, operation in enumerate(operations):
             if (index, index) not in averages:  # without any influence on the loss
                 rows = (operation.shared, *matrix.leading, matrix.out_features)
                 dtype = at_least_float32(operation.output.dtype)
                 averages[index, index] = tf.zeros((*rows, *rows), dtype)
-        return self._estimator.sharing_of(matrix).output_factor_of_averages(
-            averages, self._estimator.diagonal_output(matrix)
-        )
+        return sharing.output_factor_of_averages(averages, diagonal)
 
     def _zero_factor(self, use: ParametrisedOperation, dtype: tf.DType) -> tf.Tensor:
         columns = use.out_features

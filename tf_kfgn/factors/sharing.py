@@ -11,7 +11,7 @@ diagonal is kept.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import tensorflow as tf
 from typing_extensions import override
@@ -212,7 +212,7 @@ class Sharing:
 
     def __init__(self, approximation: Approximation = "expand") -> None:
         """Read the names, which the class describes."""
-        self._named = approximation if isinstance(approximation, Mapping) else {}
+        self._named = dict(approximation) if isinstance(approximation, Mapping) else {}
         self._default = "expand" if isinstance(approximation, Mapping) else approximation
         for chosen in (self._default, *self._named.values()):
             if not isinstance(chosen, str) or chosen not in _APPROXIMATIONS:
@@ -220,6 +220,22 @@ class Sharing:
                     f"`approximation` must be one of {sorted(_APPROXIMATIONS)}, or a dictionary "
                     f"from names of layers to these, received {approximation!r}."
                 )
+
+    def check_names(self, layers: Collection[str]) -> None:
+        """Refuse names of layers that are not among those of a model.
+
+        Args:
+            layers: Names of the layers with a weight matrix.
+
+        Raises:
+            ValueError: If a name is not one of these.
+        """
+        unknown = [name for name in self._named if name not in layers]
+        if unknown:
+            raise ValueError(
+                f"`approximation` names {unknown}, but the layers of the model that have a weight "
+                f"matrix are {sorted(layers)}."
+            )
 
     def of_layer(self, name: str) -> WeightSharing:
         """The approximation of the layer of that name."""

@@ -10,7 +10,7 @@ from tf_kfgn.layers.activation import record_activation
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
-from tf_kfgn.operations.features import num_features
+from tf_kfgn.operations.features import as_rows, num_features
 from tf_kfgn.operations.marks import mark_weights
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
@@ -29,11 +29,11 @@ class DenseOperation(ParametrisedOperation):
 
     @override
     def kernel_rows(self) -> tf.Tensor:
-        return tf.reshape(self.input, (-1, self.shared, self.input.shape[-1]))
+        return as_rows(self.input, self.input.shape[-1])
 
     @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(cotangent, (-1, self.shared, self.out_features))
+        return as_rows(cotangent, self.out_features)
 
 
 @register

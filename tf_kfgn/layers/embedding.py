@@ -11,7 +11,7 @@ from typing_extensions import override
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
-from tf_kfgn.operations.features import num_features
+from tf_kfgn.operations.features import as_rows, num_features
 from tf_kfgn.operations.marks import mark_weights
 from tf_kfgn.operations.parametrised import OneHotOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
@@ -38,13 +38,13 @@ class EmbeddingOperation(OneHotOperation):
 
     @override
     def tokens(self) -> tf.Tensor:
-        tokens = tf.reshape(tf.cast(self._tokens, tf.int32), (-1, self.shared))
+        tokens = as_rows(tf.cast(self._tokens, tf.int32), 1)[..., 0]
         # Keras takes negative places from the end.
         return tf.where(tokens < 0, tokens + self.matrix.in_features, tokens)
 
     @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(cotangent, (-1, self.shared, self.out_features))
+        return as_rows(cotangent, self.out_features)
 
 
 @register

@@ -10,11 +10,18 @@ import keras
 
 from tf_kfgn._keras.layers import inner_layers
 from tf_kfgn.layers.casting import NESTED_MODELS
+from tf_kfgn.layers.composed import COMPOSED
 from tf_kfgn.layers.graph_operations import GRAPH_OPERATIONS, graph_operations
 from tf_kfgn.layers.opaque import LOOPS
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import LAYERS, RECORDING_CLASSES
-from tf_kfgn.operations.marks import mark_diagonal, mark_of, matrix_of, remove_marks
+from tf_kfgn.operations.marks import (
+    is_kernel,
+    mark_diagonal,
+    mark_of,
+    matrix_of,
+    remove_marks,
+)
 from tf_kfgn.recording.replay import SEEDS, generators_of
 from tf_kfgn.swapping.swap import Role, stock_class
 
@@ -52,7 +59,7 @@ def stop_recording(model: keras.layers.Layer) -> None:
 def parts(model: keras.layers.Layer) -> Iterator[tuple[Role, Any]]:
     """Everything inside a model whose class is swapped, and its role.
 
-    A layer that is made of other layers records nothing itself; they do.
+    A layer that is made of other layers records itself only where they leave a gap.
     """
     layers = list(recordable_layers(model))
     for layer in layers:
@@ -60,9 +67,11 @@ def parts(model: keras.layers.Layer) -> Iterator[tuple[Role, Any]]:
         composed = inner_layers(layer) and not isinstance(layer, LOOPS)
         if isinstance(layer, keras.Model):
             yield NESTED_MODELS, layer
-        elif stock in RECORDING_CLASSES or not (
-            composed or isinstance(layer, keras.layers.InputLayer)
-        ):
+        elif stock in RECORDING_CLASSES:
+            yield LAYERS, layer
+        elif composed:
+            yield COMPOSED, layer
+        elif not isinstance(layer, keras.layers.InputLayer):
             yield LAYERS, layer
     for operation in graph_operations([model, *layers]):
         yield GRAPH_OPERATIONS, operation
@@ -85,11 +94,15 @@ def recordable_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]
 
 
 def diagonal_variables(layer: keras.layers.Layer) -> list[Any]:
-    """The trainable variables of a layer itself, not of layers inside, without a weight matrix."""
+    """The trainable variables of a layer itself, not of layers inside, without a weight matrix.
+
+    A bias beside a frozen kernel is one of them.
+    """
     inner = [] if isinstance(layer, LOOPS) else list(recordable_layers(layer))
     theirs = {id(variable) for other in inner for variable in other.variables}
+    kernels = {matrix_of(v) for v in layer.trainable_variables if is_kernel(v)}
     return [
         variable
         for variable in layer.trainable_variables
-        if id(variable) not in theirs and matrix_of(variable) is None
+        if id(variable) not in theirs and matrix_of(variable) not in kernels
     ]

@@ -16,11 +16,12 @@ class RowLosses:
     """One loss for each row of a batch of outputs, differentiated twice in the outputs.
 
     A row is what gets one loss: the last axis, all of an example, or a single output. Rows must
-    be independent of each other, which no shape can tell.
+    be independent of each other, which no shape can tell. A loss that is a scalar counts as the
+    mean of the losses of the examples.
 
     Attributes:
         values: The losses, shape `(batch_size, *positions)`: that of the outputs, without the
-            axes at its end that make up a row.
+            axes at its end that make up a row. Or the mean over the batch, a scalar.
         mask: The mask that the loss itself sets (for `ignore_class`, say), shaped like `values`,
             or None.
     """
@@ -50,7 +51,9 @@ class RowLosses:
         self.mask = mask_of(values)
         self.values = tf.convert_to_tensor(values)
         rank = self.values.shape.rank
-        if not rank or not self.values.shape.is_compatible_with(outputs.shape[:rank]):
+        self._axes = max(rank or 0, 1)
+        self._count = tf.shape(self._outputs)[0] if rank == 0 else 1
+        if rank is None or not self.values.shape.is_compatible_with(outputs.shape[:rank]):
             raise ValueError(
                 f"The loss {describe(loss)} gives values of shape {self.values.shape} for outputs "
                 f"of shape {outputs.shape}, but curvature needs one value for each row: a loss "
@@ -59,7 +62,7 @@ class RowLosses:
 
     def diagonal(self) -> tf.Tensor:
         """The Hessians times a vector of ones, shaped like the outputs: a diagonal, if they are."""
-        return self._product(tf.ones_like(self._outputs))
+        return self.product(tf.ones_like(self._outputs))
 
     def hessians(self) -> tf.Tensor:
         """The Hessian of each row, shape `(rows of the batch, D, D)`.
@@ -67,7 +70,7 @@ class RowLosses:
         Raises:
             ValueError: If a row is longer than `MAX_WIDTH`, or an axis of it is not static.
         """
-        features = self._outputs.shape[self.values.shape.rank :]
+        features = self._outputs.shape[self._axes :]
         width = features.num_elements()
         if width is None or width > MAX_WIDTH:
             raise ValueError(
@@ -79,9 +82,9 @@ class RowLosses:
 
         def column(index: tf.Tensor) -> tf.Tensor:
             unit = tf.one_hot(index, width, dtype=self._outputs.dtype)
-            ones = [1] * self.values.shape.rank
+            ones = [1] * self._axes
             vector = tf.reshape(unit, (*ones, *features))
-            product = self._product(tf.broadcast_to(vector, tf.shape(self._outputs)))
+            product = self.product(tf.broadcast_to(vector, tf.shape(self._outputs)))
             return tf.reshape(product, (-1, width))
 
         if width == 1:
@@ -90,7 +93,12 @@ class RowLosses:
         hessians = tf.transpose(tf.ensure_shape(columns, (width, None, width)), (1, 0, 2))
         return (hessians + tf.linalg.matrix_transpose(hessians)) / 2
 
-    def _product(self, vector: tf.Tensor) -> tf.Tensor:
+    def product(self, vector: tf.Tensor) -> tf.Tensor:
+        """The Hessians times a vector, both shaped like the outputs.
+
+        Raises:
+            ValueError: If TensorFlow has no second derivative for an operation of the loss.
+        """
         try:
             product = self._tape.gradient(
                 self._gradient,
@@ -102,7 +110,8 @@ class RowLosses:
             raise ValueError(
                 f"TensorFlow cannot differentiate the loss {describe(self._loss)} twice: {error}"
             ) from error
-        return tf.convert_to_tensor(product)
+        product = tf.convert_to_tensor(product)
+        return product * tf.cast(self._count, product.dtype)
 
 
 def describe(loss: Any) -> str:

@@ -13,6 +13,7 @@ from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
 from tf_kfgn.losses.general import General
+from tf_kfgn.losses.made_up_rows import is_piecewise_linear
 from tf_kfgn.losses.natural_parameter import natural_parameter
 from tf_kfgn.losses.poisson import Poisson
 from tf_kfgn.losses.row_losses import RowLosses, describe
@@ -72,11 +73,18 @@ def likelihood_of(
                 mask = RowLosses(loss, _needed(y, loss, known=None), outputs).mask
             return known(parameter, scale * row_weights(loss, outputs, sample_weight, y, mask))
 
-    if function in WITHOUT_CURVATURE:
+    if function is not None and function is getattr(keras.losses, "ctc", None):
+        raise ValueError(
+            f"No Gauss-Newton curvature comes from the loss {describe(loss)}: TensorFlow cannot "
+            "differentiate it twice. Compile the model with a first-order optimizer."
+        )
+    if function in WITHOUT_CURVATURE or (
+        y is not None and known is None and is_piecewise_linear(loss, y, outputs)
+    ):
         raise ValueError(
             f"No Gauss-Newton curvature comes from the loss {describe(loss)}: its second "
-            "derivative is zero. Compile the model with a smooth one, such as 'mse', 'huber' or "
-            "'log_cosh', or with a first-order optimizer."
+            "derivative is zero wherever there is one. Compile the model with a smooth one, such "
+            "as 'mse', 'huber' or 'log_cosh', or with a first-order optimizer."
         )
     losses = RowLosses(loss, _needed(y, loss, known), outputs)
     values = tf.cast(losses.values, at_least_float32(outputs.dtype))

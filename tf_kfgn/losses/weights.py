@@ -61,13 +61,13 @@ def reduction_weights(
 
     Args:
         loss: A Keras loss object.
-        values: The losses of the rows, shape `(batch_size, *positions)`.
+        values: The losses of the rows, shape `(batch_size, *positions)`, or their mean, a scalar.
         outputs: Of the model, which may carry a mask.
         sample_weight: As the loss takes it, or None.
         mask: The mask that the loss itself sets, or None.
 
     Returns:
-        Tensor shaped like `values`.
+        Tensor shaped like `values`, or `(batch_size,)` for a mean.
     """
     of_outputs = mask_of(outputs)
     if mask is None or of_outputs is None:
@@ -80,8 +80,11 @@ def reduction_weights(
         reduce = _Reduction("reduction", loss.reduction, values.dtype.name)
         reduced = reduce(rows, rows, sample_weight)
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    scale = tf.cast(tf.shape(outputs)[0] * replicas, values.dtype)
-    return tape.gradient(reduced, values) * scale
+    weights = tape.gradient(reduced, values) * tf.cast(replicas, values.dtype)
+    batch_size = tf.shape(outputs)[:1]
+    if values.shape.rank == 0:  # each example has its part in the mean
+        return tf.broadcast_to(weights, batch_size)
+    return weights * tf.cast(batch_size, values.dtype)
 
 
 def check_reducible(loss: keras.losses.Loss, outputs: tf.Tensor) -> None:

@@ -15,7 +15,7 @@ PARTIAL = ".partial"  # ends the name of a file that is still being written
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file to write into, which takes the place of `path` in one step when all went well.
+    """A file to write and read back, which takes the place of `path` in one step if all goes well.
 
     A reader sees the old file or the new one, and so does the next process when this one is
     killed. What it then leaves half written lies beside `path`, under a name of its own that
@@ -27,7 +27,7 @@ def whole_file(path: pathlib.Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        with partial.open("xb") as stream:
+        with partial.open("x+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())  # the name must not reach the disk before the content does

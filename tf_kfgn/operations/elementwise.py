@@ -47,5 +47,10 @@ class ElementwiseOperation(Operation):
         return 2.0 * batch_size * sum(self.input_widths) ** 2
 
     @override
+    def pull_back_memory(self) -> int:
+        """The result, `E[f' f'^T]`, and the average as often as there are inputs."""
+        return (2 if len(self.inputs) == 1 else 3) * sum(self.input_widths) ** 2
+
+    @override
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
         return float(sum(self.input_widths) * (columns + batch_size))

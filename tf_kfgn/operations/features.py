@@ -22,6 +22,18 @@ def num_features(tensor: tf.Tensor) -> int:
     return features
 
 
+def as_rows(tensor: tf.Tensor, features: int) -> tf.Tensor:
+    """A tensor whose features are rows, one after the other: `(batch_size, rows, features)`.
+
+    Args:
+        tensor: Shape `(batch_size, ...)`; sequences may be of any length.
+        features: Length of a row.
+    """
+    numbers = tensor.shape[1:].num_elements()
+    rows = tf.reduce_prod(tf.shape(tensor)[1:]) if numbers is None else numbers
+    return tf.reshape(tensor, (-1, rows // max(features, 1), features))
+
+
 def flattened(tensors: Sequence[tf.Tensor], widths: Sequence[int], dtype: tf.DType) -> tf.Tensor:
     """The features of each example, tensor by tensor: shape `(batch_size, features)`."""
     rows = [

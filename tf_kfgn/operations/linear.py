@@ -56,6 +56,12 @@ class LinearOperation(Operation):
         return (sum(self.input_widths) + num_features(self.output)) * self.row_cost
 
     @override
+    def pull_back_memory(self) -> int:
+        """The result, and what the first transpose gives, twice."""
+        features = sum(self.input_widths)
+        return features**2 + 2 * features * num_features(self.output)
+
+    @override
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
         del batch_size
         return columns * self.row_cost
@@ -79,6 +85,10 @@ class ReshapingOperation(Operation):
     @override
     def pull_back_cost(self, batch_size: int) -> float:
         return 0.0
+
+    @override
+    def pull_back_memory(self) -> int:
+        return 0
 
     @override
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:

@@ -74,7 +74,7 @@ class StepOperation(ParametrisedOperation):
 
 
 class LoopOperation(Operation):
-    """All steps of a loop as one operation of the whole sequence.
+    """All steps of a loop as one operation of the whole sequence; or all of a layer of layers.
 
     Its averages are exact: the Jacobian of the whole loop on both sides, and only then the mean
     over the batch.
@@ -85,7 +85,7 @@ class LoopOperation(Operation):
 
     vectorisable = False
 
-    def __init__(self, *args: Any, within: Sequence[StepOperation], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, within: Sequence[ParametrisedOperation], **kwargs: Any) -> None:
         """Hold the ends as `Operation` does, and the matrices inside."""
         super().__init__(*args, **kwargs)
         self.within = list(within)
@@ -94,7 +94,7 @@ class LoopOperation(Operation):
         self,
         average: tf.Tensor,
         tape: tf.GradientTape,
-        uses: Sequence[StepOperation],
+        uses: Sequence[ParametrisedOperation],
         pairs: Sequence[RowPairs],
         zeros: Sequence[tf.Tensor],
     ) -> list[tf.Tensor]:

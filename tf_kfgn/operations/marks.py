@@ -64,6 +64,12 @@ def matrix_of(variable: Any) -> WeightMatrix | None:
     return None if mark is None else mark.matrix
 
 
+def is_kernel(variable: Any) -> bool:
+    """Whether a variable is marked to be the kernel of a weight matrix."""
+    mark = mark_of(variable)
+    return mark is not None and mark.is_kernel
+
+
 def remove_marks(variables: Sequence[Any]) -> None:
     """Leave the variables as Keras made them."""
     for variable in variables:

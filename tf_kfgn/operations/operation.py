@@ -124,6 +124,10 @@ class Operation:
         features = sum(self.input_widths)
         return 2.0 * batch_size * num_features(self.output) * features**2
 
+    def pull_back_memory(self) -> int:
+        """Numbers that `pull_back` holds at one time besides the average, its result included."""
+        return 3 * sum(self.input_widths) ** 2
+
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
         """Multiplications and additions of `mean_transpose`, in the same way.
 

@@ -23,8 +23,8 @@ class KFRA(GaussNewton):
     Takes the arguments of `GaussNewton`, which describes them, and one of its own.
 
     Args:
-        memory_limit: Size in MiB above which an average of the recursion is refused, with a
-            message, before it is allocated. Defaults to `2048`.
+        memory_limit: MiB that the recursion may hold at one time: all its averages together. What
+            would take more is refused, with a message, before it is allocated. Defaults to `2048`.
 
     ```python
     tf_kfgn.enable_curvature(model)
@@ -101,5 +101,5 @@ class KFRA(GaussNewton):
 
     @property
     def memory_limit(self) -> float:
-        """Size in MiB above which an average of the recursion is refused."""
+        """MiB that the recursion may hold at one time."""
         return self.estimator.memory_limit

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from typing_extensions import override
 
@@ -12,9 +16,20 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.layout import Layout, path_of
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.numerics.checks import POSITIVE, check_number
+from tf_kfgn.operations.marks import mark_of
 from tf_kfgn.optimizers import saved_state
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.variables import MemoryVariables
+
+_LOGGER = logging.getLogger("tf_kfgn")
+
+TAPE_OF_YOUR_OWN = (
+    "fit() does that by itself, unless the model has a `train_step` of its own. There, or in a "
+    "loop of your own, run the model and its loss in `with tf_kfgn.CurvatureTape() as tape:` "
+    "instead of tf.GradientTape, call tape.watch_loss(loss, y, outputs) in it, and pass on the "
+    "tape: optimizer.apply(gradients, variables, tape=tape, objective=...). The page 'Your own "
+    "train_step' of the documentation shows it."
+)
 
 
 class Stateful(HookedOptimizer):
@@ -29,6 +44,19 @@ class Stateful(HookedOptimizer):
     estimator: FactorEstimator
     _memory: MemoryVariables
 
+    # Keras builds an optimizer that it loads before anyone can enable the model.
+    _is_loading: bool = False
+    _waits_for_marks: bool = False
+    _load_later: Callable[[MemoryVariables], None] | None = None
+
+    @classmethod
+    @override
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """An optimizer with the constructor arguments of `get_config`; Keras calls this."""
+        made = super().from_config(config, custom_objects=custom_objects)
+        made._is_loading = True
+        return made
+
     def build(self, variables: list[Any]) -> None:
         """Create the state, block by block, from the marks that recording layers left.
 
@@ -40,6 +68,15 @@ class Stateful(HookedOptimizer):
         """
         if self.built:
             return
+        if self._is_loading and all(mark_of(variable) is None for variable in variables):
+            self._is_loading, self._waits_for_marks = False, True
+            _LOGGER.warning(
+                "A %s was loaded with a model of a class of your own, which records no curvature "
+                "yet. Call tf_kfgn.enable_curvature(model) before it trains; the optimizer then "
+                "goes on where it was saved.",
+                type(self).__name__,
+            )
+            return
         half = [path_of(v) for v in variables if tf.as_dtype(v.dtype).size < 4]
         if half:
             raise ValueError(
@@ -47,9 +84,18 @@ class Stateful(HookedOptimizer):
                 "Use the dtype policy 'mixed_float16' or 'mixed_bfloat16', whose weights are "
                 "float32."
             )
-        super().build(variables)
         layout = Layout.of(variables, self.estimator.max_factor_size)
-        self._memory = self.new_memory(layout)
+        # Where a function is being traced, variables must not belong to its graph.
+        traced = tf.inside_function() and not tf.distribute.has_strategy()
+        with tf.init_scope() if traced else contextlib.nullcontext():
+            super().build(variables)
+            self._memory = self.new_memory(layout)
+        if self._load_later is not None:
+            self._load_later(self._memory)
+
+    def loading_is_over(self) -> None:
+        """Refuse variables without marks from now on, whoever made this optimizer."""
+        self._is_loading = False
 
     def new_memory(self, layout: Layout) -> MemoryVariables:
         """Create the variables that hold the state, for these blocks."""
@@ -193,25 +239,41 @@ class Stateful(HookedOptimizer):
         """
         if self.built:
             saved_state.load(self, self._memory, store)
+        elif self._waits_for_marks:
+            values = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
+            self._load_later = lambda memory: saved_state.load(self, memory, values)
         else:
             super().load_own_variables(store)  # warns
 
     def require_curvature(self) -> None:
-        """Refuse a step without a tape as long as no factors exist.
+        """Refuse a step without a tape as long as no factors exist, or if none can be renewed.
 
         Raises:
-            ValueError: If none exist.
+            ValueError: If none exist, or the model records none any more.
         """
+        self.require_marks()
         with tf.init_scope():
             if int(self.memory.scalars.factor_updates) > 0:
                 return
         raise ValueError(
-            f"{type(self).__name__} has no curvature yet, and apply_gradients() was called without "
-            "a CurvatureTape. For fit(), call tf_kfgn.enable_curvature(model) before compile(), or "
-            "build the model from tf_kfgn.Model or tf_kfgn.Sequential. In a loop of your own, run "
-            "the model in `with tf_kfgn.CurvatureTape() as tape:`, call tape.watch_loss(...) and "
-            "pass `tape=tape`."
+            f"{type(self).__name__} has no curvature yet, and the gradients came without the "
+            f"CurvatureTape of their pass. {TAPE_OF_YOUR_OWN}"
         )
+
+    def require_marks(self) -> None:
+        """Refuse a step on variables whose model records no curvature.
+
+        Raises:
+            ValueError: If `disable_curvature` took their marks.
+        """
+        unmarked = [path_of(v) for v in self.layout.variables if mark_of(v) is None]
+        if unmarked:
+            raise ValueError(
+                f"{type(self).__name__} was built for a model that recorded curvature, but now "
+                f"these variables record none: {unmarked[:10]}. After "
+                "tf_kfgn.disable_curvature(model) compile it with another optimizer, or call "
+                "tf_kfgn.enable_curvature(model) again."
+            )
 
     def _scalar(self, name: str) -> Any:
         self._require_built(name)

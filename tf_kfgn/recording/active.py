@@ -29,6 +29,10 @@ class Active(Generic[Value]):
         """The value of the innermost context, or the default."""
         return self._variable.get()
 
+    def set(self, value: Value) -> None:
+        """Let a value be active from now on."""
+        self._variable.set(value)
+
     @contextlib.contextmanager
     def using(self, value: Value) -> Iterator[None]:
         """Let a value be active inside this context."""
@@ -39,7 +43,7 @@ class Active(Generic[Value]):
             self._variable.reset(token)
 
 
-TAPE: Active[Any] = Active("tape", None)  # the innermost CurvatureTape
+TAPES: Active[tuple[Any, ...]] = Active("tapes", ())  # those that are open, the innermost last
 SILENT: Active[bool] = Active("silent", False)  # whether no operation is to be recorded
 REPLAY: Active[Any] = Active("replay", None)  # the Replay that random layers must follow
 
@@ -54,7 +58,18 @@ def active_tape() -> Any:
 
 def drawing_tape() -> Any:
     """The innermost `CurvatureTape`, even where it records no operations but random draws."""
-    return None if in_symbolic_scope() else TAPE.get()
+    tapes = TAPES.get()
+    return None if in_symbolic_scope() or not tapes else tapes[-1]
+
+
+def open_tape(tape: Any) -> None:
+    """Let a `CurvatureTape` be the innermost."""
+    TAPES.set((*TAPES.get(), tape))
+
+
+def close_tape(tape: Any) -> None:
+    """Let a `CurvatureTape` be active no more, in whatever order tapes are closed."""
+    TAPES.set(tuple(other for other in TAPES.get() if other is not tape))
 
 
 def active_replay() -> Any:

@@ -14,9 +14,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn._keras.tapes import is_recording
+from tf_kfgn._keras.layers import flattened_layers
+from tf_kfgn._keras.scopes import leaving_no_trace
+from tf_kfgn._keras.tapes import current_graph, is_inside, is_recording
 from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
-from tf_kfgn.recording.active import REPLAY, TAPE, following
+from tf_kfgn.recording.active import REPLAY, close_tape, following, open_tape
 from tf_kfgn.recording.products import JacobianProducts
 from tf_kfgn.recording.replay import Draw, Replay
 
@@ -50,24 +52,43 @@ class CurvatureTape(JacobianProducts):
         self.watched_losses: list[WatchedLoss] = []
         self.draws: list[Draw] = []
         self._models: list[keras.Model] = []
+        self._graph = current_graph()
 
     def __enter__(self) -> CurvatureTape:
         """Start recording in this thread."""
         super().__enter__()
-        self._activation = TAPE.using(self)
-        self._activation.__enter__()
+        open_tape(self)
+        self._graph = current_graph()
         return self
 
     def __exit__(self, typ: Any, value: Any, traceback: Any) -> None:
         """Stop recording."""
-        self._activation.__exit__(None, None, None)
+        close_tape(self)
         super().__exit__(typ, value, traceback)
+
+    def reset(self) -> None:
+        """Forget all that was recorded."""
+        super().reset()
+        for recorded in (self.operations, self.watched_losses, self.draws, self._models):
+            recorded.clear()
 
     # What is recorded
 
     def record(self, operation: Any) -> None:
-        """Add an operation; recording layers call this."""
-        self.operations.append(operation)
+        """Add an operation; recording layers call this.
+
+        Raises:
+            ValueError: If it ran in a function or branch that the tape is outside of, and has a
+                weight matrix. Any other such operation is passed over.
+        """
+        if current_graph() is self._graph:
+            self.operations.append(operation)
+        elif getattr(operation, "trainable", False):
+            raise ValueError(
+                f"Layer {operation.layer.name!r} ran inside a tf.function, a branch or a loop that "
+                "this CurvatureTape is outside of, where its tensors do not exist. Open the tape "
+                "inside of that function, or call the model without it."
+            )
 
     def watch_model(self, model: keras.Model) -> None:
         """Note that a recording model was called; its variables give `variables` their order."""
@@ -105,6 +126,12 @@ class CurvatureTape(JacobianProducts):
             raise ValueError(
                 "This CurvatureTape has no loss to take the curvature of. Call "
                 "tape.watch_loss(loss_fn, y, outputs)."
+            )
+        if not is_inside(self._graph):
+            raise ValueError(
+                "This CurvatureTape recorded inside a tf.function that has ended, and its tensors "
+                "with it. Call optimizer.apply(..., tape=tape), and whatever else needs the tape, "
+                "inside of that function."
             )
         return [watched.likelihood for watched in self.watched_losses]
 
@@ -163,16 +190,15 @@ class CurvatureTape(JacobianProducts):
         return None if not values or any(v is None for v in values) else tf.add_n(values)
 
     @contextlib.contextmanager
-    def replaying(self, since: int = 0) -> Iterator[None]:
-        """Let layers draw the random numbers of the recorded pass again, and update no statistic.
+    def replaying(self) -> Iterator[None]:
+        """Let layers draw the random numbers of the recorded pass again, and change no state.
 
         Inside this context a model that is called as it was called inside the tape uses the same
-        dropout masks and leaves its state as it is.
-
-        Args:
-            since: Number of the first draw to repeat.
+        dropout masks and leaves its state as it is: moving statistics, counters, metrics, and any
+        other variable that a layer or a loss assigns.
         """
-        with following(Replay(self.draws[since:])):
+        layers = {id(layer): layer for model in self._models for layer in flattened_layers(model)}
+        with following(Replay(self.draws)), leaving_no_trace([*layers.values()]):
             yield
 
     @contextlib.contextmanager
@@ -188,7 +214,7 @@ class CurvatureTape(JacobianProducts):
             part.watch_loss(loss_fn, y[:100], outputs)
         ```
         """
-        with CurvatureTape() as part, REPLAY.using(Replay(self.draws)):
+        with CurvatureTape() as part, REPLAY.using(Replay(self.draws)), leaving_no_trace([]):
             yield part
 
     def repeating(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -200,7 +226,7 @@ class CurvatureTape(JacobianProducts):
         since = len(self.draws)
 
         def again(*args: Any) -> Any:
-            with self.replaying(since):
+            with following(Replay(self.draws[since:])), leaving_no_trace([]):
                 return function(*args)
 
         return again

@@ -57,14 +57,19 @@ class Role:
             self._made[stock] = self.make(stock)
         return self._made[stock]
 
-    def make(self, stock: Any) -> type:
-        """A subclass that files and messages take for the stock class."""
+    def make(self, stock: Any, *bases: type) -> type:
+        """A subclass that files and messages take for the stock class.
+
+        Args:
+            stock: The stock class.
+            *bases: Further bases, which come behind the stock class.
+        """
         namespace = {
             "__module__": public_module(stock),
             "__qualname__": stock.__qualname__,
             "__doc__": stock.__doc__,
         }
-        made = type(stock.__name__, (self._mixin, stock), namespace)
+        made = type(stock.__name__, (self._mixin, stock, *bases), namespace)
         take_name_of(stock, made)
         return made
 
