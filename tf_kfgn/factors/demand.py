@@ -68,7 +68,7 @@ class Sweep:
         self._kept = 0
         waiting = {id(operation) for operation in uses}
         made = {id(operation.output) for operation in recorded}
-        live = _LiveWidths()
+        live = LiveWidths()
         for end in ends:
             if id(end) in needed:
                 live.add(end)
@@ -114,18 +114,21 @@ class Sweep:
             self.peak, self.place, self.width = size, place, width
 
 
-class _LiveWidths:
+class LiveWidths:
     """`LiveAverages` without numbers: which pairs of live tensors have a block."""
 
     def __init__(self) -> None:
+        """Start without any live tensor."""
         self._live: dict[int, Any] = {}
         self._pairs: set[tuple[int, int]] = set()
 
     def __contains__(self, tensor: Any) -> bool:
+        """Whether a tensor is live."""
         return id(tensor) in self._live
 
     @property
     def tensors(self) -> list[Any]:
+        """The live tensors."""
         return list(self._live.values())
 
     @property
@@ -135,6 +138,7 @@ class _LiveWidths:
         return sum(widths[a] * widths[b] for a, b in self._pairs)
 
     def add(self, tensor: Any) -> None:
+        """Let a tensor be live."""
         self._live[id(tensor)] = tensor
         self._pair(tensor, tensor)
 

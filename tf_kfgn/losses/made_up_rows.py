@@ -16,6 +16,7 @@ _ROWS = 8
 _DISTANCES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of outputs from targets
 
 
+@tf.autograph.experimental.do_not_convert
 def is_piecewise_linear(loss: keras.losses.Loss, y: Any, outputs: tf.Tensor) -> bool:
     """Whether the second derivative of a loss is zero wherever it was tried.
 

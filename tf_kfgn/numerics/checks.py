@@ -66,7 +66,7 @@ def check_path(name: str, value: Any, *, optional: bool = False) -> None:
         return
     if not isinstance(value, (str, os.PathLike)) or not os.fspath(value):
         raise ValueError(
-            f"`{name}` must be a path{' (or None)' if optional else ''}, received {value!r}."
+            f"`{name}` must be a path{' or None' if optional else ''}, received {value!r}."
         )
 
 
