@@ -14,6 +14,7 @@ import scipy.io
 import scipy.sparse
 
 from tf_kfgn.datasets import curves
+from tf_kfgn.numerics.digests import append_digest
 
 SIZES = {"train_size": 40, "test_size": 20}
 
@@ -151,6 +152,7 @@ def test_the_file_is_small_and_named_after_what_it_holds(
 def _saved(save: Callable[..., None], *args: np.ndarray, **kwargs: np.ndarray) -> bytes:
     stream = io.BytesIO()
     save(stream, *args, **kwargs)
+    append_digest(stream)  # the file is whole, and yet not what it should be
     return stream.getvalue()
 
 
@@ -182,21 +184,6 @@ def test_a_damaged_file_is_made_anew(damage: str, tmp_path: pathlib.Path) -> Non
         warnings.simplefilter("error")
         mended, _ = curves.load_data(cache_dir=tmp_path, **SIZES)
     np.testing.assert_array_equal(before, mended)
-
-
-def test_every_flipped_byte_is_noticed_or_harmless(tmp_path: pathlib.Path) -> None:
-    sizes = {"train_size": 1, "test_size": 1}
-    before, _ = curves.load_data(cache_dir=tmp_path, **sizes)
-    (file,) = tmp_path.iterdir()
-    whole = file.read_bytes()
-    for place in range(len(whole)):
-        flipped = bytearray(whole)
-        flipped[place] ^= 0xFF
-        file.write_bytes(flipped)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            after, _ = curves.load_data(cache_dir=tmp_path, **sizes)
-        np.testing.assert_array_equal(before, after)
 
 
 def test_a_folder_that_cannot_be_made_costs_one_warning(tmp_path: pathlib.Path) -> None:
@@ -304,7 +291,7 @@ def test_without_scipy(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "digs3pts_1.mat"
     scipy.io.savemat(path, {"bdata": _rows(2), "bdatatest": _rows(2)})
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ImportError, match=r"pip install tf_kfgn\[examples\]"):
+    with pytest.raises(ImportError, match=r"needs scipy: `pip install tf_kfgn\[examples\]`"):
         curves.load_data(path)
     curves.load_data(cache_dir=tmp_path, **SIZES)  # the generated set does not need it
 

@@ -24,6 +24,11 @@ TYPES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
 Encode = Callable[[bytes], bytes]
 
 
+@pytest.fixture(autouse=True)
+def _without_a_folder_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(mnist.FOLDER_VARIABLE, raising=False)
+
+
 def _plain(content: bytes) -> bytes:
     return content
 
@@ -202,6 +207,44 @@ def test_a_damaged_file_in_a_folder(tmp_path: pathlib.Path) -> None:
         mnist.load_data(folder)
 
 
+# The environment
+
+
+def test_the_environment_names_a_folder(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_DIR", str(_write_folder(tmp_path)))
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", _fail)
+    _check_images(*mnist.load_data())
+    _check_labels(*mnist.load_labels())
+
+
+def test_an_argument_counts_for_more_than_the_environment(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_DIR", str(tmp_path / "gone"))
+    _check_images(*mnist.load_data(_write_folder(tmp_path)))
+
+
+def test_an_empty_variable_names_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MNIST_DIR", "")
+    monkeypatch.setattr(keras.datasets.mnist, "load_data", _fail)
+    with pytest.raises(ConnectionError, match="MNIST_DIR"):
+        mnist.load_data()
+
+
+@pytest.mark.parametrize("load", [mnist.load_data, mnist.load_labels])
+def test_a_variable_that_names_no_folder_of_mnist(
+    load: Callable[[], object], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MNIST_DIR", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"MNIST_DIR names .*gone, which is no folder"):
+        load()
+    monkeypatch.setenv("MNIST_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"has no file train-.*MNIST_DIR"):
+        load()
+
+
 # Keras
 
 
@@ -224,7 +267,7 @@ def test_a_failed_download_says_what_else_there_is(
     load: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keras.datasets.mnist, "load_data", _fail)
-    message = "URL fetch failure.*`data_dir`.*dataset-fashion-mnist"
+    message = "URL fetch failure.*`data_dir`.*MNIST_DIR.*dataset-fashion-mnist"
     with pytest.raises(ConnectionError, match=message) as caught:
         load()
     assert str(caught.value.__cause__) == "URL fetch failure"

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tf_kfgn.numerics.digests import append_digest, check_digest
 from tf_kfgn.numerics.files import whole_file
-
-_CHUNK = 2**20
 
 
 def write(path: Path, variables: Sequence[Any]) -> None:
@@ -28,8 +25,7 @@ def write(path: Path, variables: Sequence[Any]) -> None:
     values = {str(position): variable.numpy() for position, variable in enumerate(variables)}
     with whole_file(path) as file:
         np.savez(file, **values)
-        size = file.seek(0, os.SEEK_END)
-        file.write(_digest(file, size))
+        append_digest(file)
 
 
 def read(path: Path, variables: Sequence[Any]) -> list[np.ndarray]:
@@ -48,7 +44,7 @@ def read(path: Path, variables: Sequence[Any]) -> list[np.ndarray]:
     """
     try:
         with path.open("rb") as file:
-            _check(file)
+            check_digest(file)
             with np.load(file, allow_pickle=False) as archive:
                 values = [archive[str(position)] for position in range(len(archive.files))]
     except OSError as error:
@@ -61,33 +57,6 @@ def read(path: Path, variables: Sequence[Any]) -> list[np.ndarray]:
     return [
         _fitting(value, variable, path) for value, variable in zip(values, variables, strict=True)
     ]
-
-
-def _check(file: BinaryIO) -> None:
-    """Compare a file with the digest at its end, and go back to its start.
-
-    Before anything of it is believed: a damaged header may ask for any amount of memory.
-
-    Raises:
-        OSError: If they differ.
-    """
-    size = file.seek(0, os.SEEK_END) - hashlib.sha256().digest_size
-    if size <= 0 or _digest(file, size) != file.read():
-        raise OSError("its content does not match its SHA-256.")
-    file.seek(0)
-
-
-def _digest(file: BinaryIO, size: int) -> bytes:
-    """The SHA-256 of the first bytes of a file, which is left right behind them."""
-    file.seek(0)
-    digest = hashlib.sha256()
-    while size:
-        content = file.read(min(size, _CHUNK))
-        if not content:
-            raise OSError("it ended while it was read.")
-        digest.update(content)
-        size -= len(content)
-    return digest.digest()
 
 
 def _fitting(value: np.ndarray, variable: Any, path: Path) -> np.ndarray:

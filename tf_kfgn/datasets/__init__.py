@@ -1,5 +1,5 @@
 """Data of the autoencoder benchmarks, as rows of pixels in the scale of their papers."""
 
-from tf_kfgn.datasets import curves, mnist
+from tf_kfgn.datasets import curves, faces, mnist
 
-__all__ = ["curves", "mnist"]
+__all__ = ["curves", "faces", "mnist"]

@@ -14,7 +14,8 @@ import pathlib
 
 import numpy as np
 
-from tf_kfgn.datasets import cache
+from tf_kfgn.analysis.progress import follow
+from tf_kfgn.datasets import cache, matlab
 from tf_kfgn.numerics.checks import check_count, check_path
 
 _SIDE = 28
@@ -40,8 +41,8 @@ def load_data(
     tables.
 
     Args:
-        path: The original `digs3pts_1.mat`, with the keys `bdata` and `bdatatest`; needs scipy.
-            With it, the other arguments are not looked at.
+        path: The original `digs3pts_1.mat`, with the keys `bdata` and `bdatatest`; needs scipy
+            (or h5py, for version 7.3). With it, the other arguments are not looked at.
         seed: Seed of the generator, a non-negative integer.
         train_size: Number of training images.
         test_size: Number of test images.
@@ -55,7 +56,7 @@ def load_data(
 
     Raises:
         FileNotFoundError: If there is no file at `path`.
-        ImportError: If `path` is given and scipy is not installed.
+        ImportError: If `path` is given and what reads it is not installed.
         ValueError: If the file does not hold the curves, or a size or the seed is out of range.
     """
     check_path("path", path, optional=True)
@@ -78,40 +79,20 @@ def load_data(
 
 
 def _read_original(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}. {_ADVICE}")
-    try:
-        import scipy.io
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {path} needs scipy: `pip install tf_kfgn[examples]`."
-        ) from error
-    try:
-        arrays = scipy.io.loadmat(path, variable_names=["bdata", "bdatatest"])
-    except Exception as error:  # scipy raises many kinds for a file that is not what it says
-        raise ValueError(
-            f"{path} is not a MATLAB file that scipy can read ({error}). {_ADVICE}"
-        ) from error
-    return _check_rows(arrays, "bdata", path), _check_rows(arrays, "bdatatest", path)
+    names = ("bdata", "bdatatest")
+    train, test = matlab.read_arrays(path, names, _ADVICE)
+    return _check_rows(train, names[0], path), _check_rows(test, names[1], path)
 
 
-def _check_rows(arrays: dict[str, np.ndarray], key: str, path: pathlib.Path) -> np.ndarray:
-    if key not in arrays:
-        raise ValueError(f"{path} has no array {key!r}. {_ADVICE}")
-    array = arrays[key]
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uif":
-        kind = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(
-            f"{key!r} in {path} must be a dense array of real numbers, is of type {kind}. {_ADVICE}"
-        )
+def _check_rows(array: np.ndarray, name: str, path: pathlib.Path) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != _SIDE * _SIDE or not len(array):
         raise ValueError(
-            f"{key!r} in {path} must have shape (images, 784), has {array.shape}. {_ADVICE}"
+            f"{name!r} in {path} must have shape (images, 784), has {array.shape}. {_ADVICE}"
         )
     low, high = array.min(), array.max()
     if not (low >= 0 and high <= 1):  # also where there are NaNs
         raise ValueError(
-            f"{key!r} in {path} must hold ink from 0 to 1, holds {low} to {high}. {_ADVICE}"
+            f"{name!r} in {path} must hold ink from 0 to 1, holds {low} to {high}. {_ADVICE}"
         )
     return array.astype(np.float32)
 
@@ -127,7 +108,8 @@ def _draw(points: np.ndarray) -> np.ndarray:
     rows, columns = np.meshgrid(centres, centres, indexing="ij")
     pixels = np.stack([columns.ravel(), rows.ravel()], axis=1)
     images = np.empty((len(points), _SIDE * _SIDE), np.uint8)
-    for start in range(0, len(points), _CHUNK):
+    starts = range(0, len(points), _CHUNK)
+    for start in follow(starts, len(starts), "curves"):
         polylines = _parabolas(points[start : start + _CHUNK]).astype(np.float32)
         ink = np.clip(_PEN_RADIUS + 0.5 - _distances(pixels, polylines), 0, 1)
         images[start : start + _CHUNK] = np.rint(255 * ink)
