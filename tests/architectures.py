@@ -402,7 +402,7 @@ def architectures() -> dict[str, Architecture]:
         "tied weights": Architecture(functional((3,), tied)),
         "siamese": Architecture(functional([(4,), (4,)], siamese)),
         "time-distributed": Architecture(
-            before_dense(steps, layers.TimeDistributed(layers.Dense(2, "tanh"))), recursive=False
+            before_dense(steps, layers.TimeDistributed(layers.Dense(2, "tanh")))
         ),
         # Graphs
         "residual": Architecture(functional((4,), residual)),

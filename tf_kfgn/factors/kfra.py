@@ -19,7 +19,7 @@ from typing_extensions import override
 from tf_kfgn._keras.layers import flattened_layers
 from tf_kfgn.factors.cotangents import squared_gradient
 from tf_kfgn.factors.demand import Demand, Sweep
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered
+from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered, used_positions
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.sharing import Reduce, WeightSharing
 from tf_kfgn.layers import Recording
@@ -119,7 +119,8 @@ class _Sweep:
         self._averages: dict[WeightMatrix, dict[tuple[int, int], tf.Tensor]] = {
             matrix: {} for matrix in uses
         }
-        self._within: dict[int, tf.Tensor] = {}
+        self._within: dict[WeightMatrix, list[tuple[tf.Tensor, int]]] = {}
+        self._inside: set[int] = set()  # uses whose factors these are
 
     def planned(self, batch_size: int) -> Sweep:
         """What the recursion is about to do.
@@ -193,44 +194,54 @@ class _Sweep:
 
     def _read_within(self, loop: LoopOperation, average: tf.Tensor) -> None:
         """Read the factors of the matrices inside a loop from the average behind it."""
-        uses = [use for use in loop.within if id(use) in self._waiting]
-        self._waiting -= {id(use) for use in uses}
+        groups: Uses = {}
+        for use in loop.within:
+            if id(use) in self._waiting:
+                groups.setdefault(use.matrix, []).append(use)
         pairs, zeros = [], []
-        for use in uses:
-            sharing = self._estimator.sharing_of(use.matrix)
-            diagonal = self._estimator.diagonal_output(use.matrix)
+        for matrix, uses in groups.items():
+            self._waiting -= {id(use) for use in uses}
+            sharing = self._estimator.sharing_of(matrix)
+            diagonal = self._estimator.diagonal_output(matrix)
+            positions_used = used_positions(uses)
 
             def pair(
                 rows: tf.Tensor,
                 others: tf.Tensor,
-                used: tf.Tensor | None = use.used,
+                used: tf.Tensor | None = positions_used,
                 sharing: WeightSharing = sharing,
                 diagonal: bool = diagonal,
             ) -> tf.Tensor:
                 return sharing.output_factor(rows, diagonal, used, others)
 
             pairs.append(pair)
-            zeros.append(self._zero_factor(use, average.dtype))
-        found = loop.output_factors(average, self._tape, uses, pairs, zeros) if uses else []
-        for use, factor in zip(uses, found, strict=True):
-            self._within[id(use)] = factor
+            zeros.append(self._zero_factor(uses[0], average.dtype))
+        if not groups:
+            return
+        found = loop.output_factors(average, self._tape, [*groups.values()], pairs, zeros)
+        for (matrix, uses), factor in zip(groups.items(), found, strict=True):
+            positions = sum(use.shared for use in uses)
+            self._within.setdefault(matrix, []).append((factor, positions))
+            self._inside |= {id(use) for use in uses}
 
     def _factor(self, matrix: WeightMatrix) -> tf.Tensor:
         averages = self._averages[matrix]
         operations = self._uses[matrix]
         sharing = self._estimator.sharing_of(matrix)
         diagonal = self._estimator.diagonal_output(matrix)
-        if any(id(use) in self._within or isinstance(use, StepOperation) for use in operations):
-            factors = []
+        within = self._within.get(matrix, [])
+        if within or any(isinstance(use, StepOperation) for use in operations):
+            parts = [*within]
             for index, use in enumerate(operations):
-                if id(use) in self._within:
-                    factors.append(self._within[id(use)])
-                elif (index, index) in averages:
+                if id(use) in self._inside:
+                    continue
+                if (index, index) in averages:
                     own = {(0, 0): averages[index, index]}
-                    factors.append(sharing.output_factor_of_averages(own, diagonal))
+                    factor = sharing.output_factor_of_averages(own, diagonal)
                 else:
-                    factors.append(self._zero_factor(use, at_least_float32(use.output.dtype)))
-            return sharing.output_factor_of_uses(factors, [use.shared for use in operations])
+                    factor = self._zero_factor(use, at_least_float32(use.output.dtype))
+                parts.append((factor, use.shared))
+            return sharing.output_factor_of_uses(*zip(*parts, strict=True))
         for index, operation in enumerate(operations):
             if (index, index) not in averages:  # without any influence on the loss
                 rows = (operation.shared, *matrix.leading, matrix.out_features)

@@ -94,7 +94,7 @@ class LoopOperation(Operation):
         self,
         average: tf.Tensor,
         tape: tf.GradientTape,
-        uses: Sequence[ParametrisedOperation],
+        groups: Sequence[Sequence[ParametrisedOperation]],
         pairs: Sequence[RowPairs],
         zeros: Sequence[tf.Tensor],
     ) -> list[tf.Tensor]:
@@ -105,12 +105,12 @@ class LoopOperation(Operation):
         Args:
             average: Over the flattened features of `output`.
             tape: The tape that recorded the loop.
-            uses: Some of the matrices inside.
-            pairs: For each, the factor that the rows of two cotangents have together.
-            zeros: For each, a factor to start from.
+            groups: The uses of some matrices inside, for each matrix all of them.
+            pairs: For each matrix, the factor that the rows of two cotangents have together.
+            zeros: For each matrix, a factor to start from.
 
         Returns:
-            For each, the sum of its factors over the outputs.
+            For each matrix, the sum of its factors over the outputs.
 
         Raises:
             ValueError: If the output is too wide for the exact rule.
@@ -119,8 +119,12 @@ class LoopOperation(Operation):
         self._check_width(width)
 
         def rows(vector: tf.Tensor) -> list[tf.Tensor]:
-            products = vector_products(tape, self.output, [u.output for u in uses], vector)
-            return [u.cotangent_rows(p) for u, p in zip(uses, products, strict=True)]
+            uses = [use for group in groups for use in group]
+            products = iter(vector_products(tape, self.output, [u.output for u in uses], vector))
+            return [
+                tf.concat([use.cotangent_rows(next(products)) for use in group], axis=1)
+                for group in groups
+            ]
 
         def add(index: tf.Tensor, *totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
             units = rows(tf.one_hot(index, width, dtype=average.dtype))
