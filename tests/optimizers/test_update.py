@@ -120,8 +120,7 @@ def test_the_learning_rate_scales_the_step():
 
 
 @pytest.mark.parametrize("arguments", MODES.values(), ids=MODES.keys())
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-@pytest.mark.parametrize("when", [0, 4])
+@pytest.mark.parametrize(("bad", "when"), [(np.nan, 0), (np.inf, 4)])
 def test_a_batch_that_is_not_finite_is_rejected(arguments, bad, when):
     optimizer = tf_kfgn.KFRA(**SETTINGS)
     model = made(optimizer, **arguments)
