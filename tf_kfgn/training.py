@@ -18,6 +18,7 @@ from tf_kfgn._keras.models import (
 )
 from tf_kfgn.layers.casting import RecordsCasts
 from tf_kfgn.layers.parts import start_recording
+from tf_kfgn.numerics.structures import first_tensor
 from tf_kfgn.optimizers import gauss_newton_of
 from tf_kfgn.optimizers.failure_log import logging_failures
 from tf_kfgn.optimizers.wrapping import build_once, delegates_to_several, make_update
@@ -97,7 +98,7 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
         if gauss_newton.curvature_fraction < 1:
             part = _recorded_part(self, tape, data, gauss_newton.curvature_fraction)
         make_update(optimizer, gradients, self.trainable_variables, tape, objective, loss, part)
-        track_loss(self, x, loss)
+        track_loss(self, first_tensor(x), loss)
         metrics = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
         return {**metrics, **gauss_newton.progress()}
 

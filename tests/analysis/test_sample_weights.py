@@ -14,6 +14,7 @@ from problems import MSE, mlp, random_problem
 import tf_kfgn
 from tf_kfgn import analysis
 from tf_kfgn.analysis.error_report import ALL
+from tf_kfgn.analysis.examples import Examples
 
 WEIGHTS = np.array([0.0, 3.0, 1.0, 0.2, 2.0, 0.5])
 PROBLEM = random_problem("mlp", lambda: mlp([3, 2, 2], "tanh"), batch=6, sample_weight=WEIGHTS)
@@ -175,3 +176,10 @@ def test_outputs_have_weights_of_their_own():
     for name, weight in weights.items():
         expected = 2 * rows.T @ (weight[:, None] * rows) / 6
         np.testing.assert_allclose(blocks[name], expected, rtol=1e-9)
+
+
+def test_the_first_input_may_be_missing():
+    batch = Examples.of((None, X), Y, WEIGHTS)
+    assert batch.size == len(X)
+    with pytest.raises(ValueError, match=r"each of the 6 examples"):
+        Examples.of((None, X), Y, WEIGHTS[:4])

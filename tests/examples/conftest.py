@@ -1,5 +1,7 @@
+import importlib
 import pathlib
 import sys
+import types
 
 import pytest
 
@@ -17,3 +19,22 @@ def examples_on_path(monkeypatch):
     for name, module in list(sys.modules.items()):
         if FOLDER in pathlib.Path(getattr(module, "__file__", None) or "").parents:
             del sys.modules[name]
+
+
+@pytest.fixture
+def modules():
+    """The parts of the everyday bench."""
+    pytest.importorskip("sklearn")
+    names = (
+        "_tasks",
+        "_runs",
+        "_paces",
+        "_search",
+        "_trainer",
+        "_comparison",
+        "_bench",
+        "everyday",
+    )
+    return types.SimpleNamespace(
+        **{name.lstrip("_"): importlib.import_module(name) for name in names}
+    )

@@ -55,6 +55,25 @@ def test_a_loss_with_curvature_somewhere_is_not(loss):
     likelihood(loss)
 
 
+def test_a_loss_is_tried_once_for_each_shape():
+    tried = []
+
+    def squared(y, p):
+        tried.append(p.shape)
+        return mean((y - p) ** 2)
+
+    def watched(rows):
+        before = len(tried)
+        with tf_kfgn.CurvatureTape() as tape:
+            tape.watch_loss(squared, Y[:, :rows], OUTPUTS[:, :rows])
+        assert tape.likelihoods
+        return len(tried) - before
+
+    first, again, other = watched(3), watched(3), watched(2)
+    assert again == first - 1
+    assert other == first
+
+
 def test_a_loss_that_needs_its_own_data_is_not_judged():
     def of_its_data(y, p):
         tf.debugging.assert_equal(y, tf.cast(Y, y.dtype))

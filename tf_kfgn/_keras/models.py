@@ -47,10 +47,10 @@ def additional_losses(model: keras.Model) -> Any:
 
 
 @stands_for("keras.Model._loss_tracker")
-def track_loss(model: keras.Model, x: Any, loss: tf.Tensor) -> None:
+def track_loss(model: keras.Model, inputs: tf.Tensor, loss: tf.Tensor) -> None:
     """Let the progress bar show the mean loss over examples, as Keras' own step does."""
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
-    examples = tf.shape(next(leaf for leaf in tf.nest.flatten(x) if leaf is not None))[0]
+    examples = tf.shape(inputs)[0]
     model._loss_tracker.update_state(loss * replicas, sample_weight=examples)
 
 

@@ -84,6 +84,11 @@ def block_cost(
     )
 
 
+def keeps_blocks(optimizer: GaussNewton) -> bool:
+    """Whether an optimizer estimates blocks; `HessianFree` does only to precondition."""
+    return not isinstance(optimizer, HessianFree) or optimizer.preconditioner is not None
+
+
 def cost_against_gradient(
     block: Block,
     uses: Sequence[ParametrisedOperation],
@@ -117,7 +122,7 @@ def cost_against_gradient(
         return cost.update(output_factor, settings) / cost.gradient
     iteration = 2 * _JVP * cost.gradient * optimizer.curvature_fraction
     blocks = 0.0
-    if optimizer.preconditioner is not None:
+    if keeps_blocks(optimizer):
         blocks = cost.blocks(output_factor, settings)
         iteration += cost.preconditioning
     return (blocks + optimizer.search.max_cg_iterations * iteration) / cost.gradient
@@ -134,12 +139,13 @@ def state_size(block: Block, variables: Sequence[Any], optimizer: GaussNewton) -
         variables: Its variables.
         optimizer: Whose settings count.
     """
-    searches = isinstance(optimizer, HessianFree)
-    more = optimizer.search.warm_start if searches else optimizer.settings.gradient_decay
+    more = optimizer.settings.gradient_decay
+    if isinstance(optimizer, HessianFree):
+        more = optimizer.search.warm_start
     copies = 2 if more else 1
     types = [tf.as_dtype(variable.dtype) for variable in variables]
     own = 0
-    if not searches or optimizer.preconditioner is not None:
+    if keeps_blocks(optimizer):
         own = max(4, *(dtype.size for dtype in types)) * sum(
             math.prod(slot.shape) for slot in block.slots
         )

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_kfgn.losses import loss_value
+from tf_kfgn.numerics.structures import first_tensor
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -49,7 +50,7 @@ class Examples(NamedTuple):
     @property
     def size(self) -> int:
         """Number of examples."""
-        return int(tf.nest.flatten(self.x)[0].shape[0])
+        return int(first_tensor(self.x).shape[0])
 
     def require_targets(self) -> None:
         """Refuse missing targets.

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from tf_kfgn.analysis.cost import MIB, cost_against_gradient, state_size
+from tf_kfgn.analysis.cost import MIB, cost_against_gradient, keeps_blocks, state_size
 from tf_kfgn.analysis.inspection import example_inputs
 from tf_kfgn.analysis.recommend import recommend
 from tf_kfgn.analysis.table import table_of
@@ -88,7 +88,7 @@ def curvature_summary(
                 "work": cost,
                 "note": _note(block, layer, uses, optimizer),
             }
-    if isinstance(optimizer, HessianFree) and optimizer.preconditioner is None:
+    if not keeps_blocks(optimizer):
         for row in rows.values():
             row.update(kind="exact", A=None, G=None, note="")
     if verbose:
@@ -104,7 +104,7 @@ def curvature_summary(
 def _search(optimizer: HessianFree) -> str:
     """The line that says what `HessianFree` does with the blocks."""
     uses = "It keeps no blocks."
-    if optimizer.preconditioner is not None:
+    if keeps_blocks(optimizer):
         uses = f"The blocks, those of {optimizer.preconditioner!r}, only precondition them."
     return (
         "HessianFree solves with the exact Gauss-Newton matrix, by at most "

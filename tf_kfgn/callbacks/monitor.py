@@ -17,7 +17,7 @@ from tf_kfgn.callbacks.summaries import ScalarWriter
 from tf_kfgn.callbacks.timing import UpdateTimes
 from tf_kfgn.numerics.checks import check_count, check_path, check_period
 from tf_kfgn.optimizers import GaussNewton, gauss_newton_of
-from tf_kfgn.optimizers.failure_log import likely_cause, log_failures
+from tf_kfgn.optimizers.failure_log import log_failures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,8 +187,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
         self._write(values)
         if self._writer is not None:
             self._writer.flush()
-        cause = likely_cause(self.model.optimizer)
-        _log_failures(epoch + 1, self._epoch_start, self._last, cause)
+        _log_failures(epoch + 1, self._epoch_start, self._last, self.model.optimizer)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Close the event file."""
@@ -212,9 +211,9 @@ class CurvatureMonitor(keras.callbacks.Callback):
             self._writer = None
 
 
-def _log_failures(epoch: int, before: Snapshot, after: Snapshot, cause: str) -> None:
+def _log_failures(epoch: int, before: Snapshot, after: Snapshot, optimizer: Any) -> None:
     """Log what went wrong between the start and the end of an epoch."""
     updates = after.iteration - before.iteration
     nonfinite = after.scalars.nonfinite_steps - before.scalars.nonfinite_steps
     failed = after.scalars.failed_inversions - before.scalars.failed_inversions
-    log_failures(f"Epoch {epoch}", updates, nonfinite, failed, cause)
+    log_failures(f"Epoch {epoch}", updates, nonfinite, failed, optimizer)

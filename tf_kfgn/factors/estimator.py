@@ -130,7 +130,7 @@ class FactorEstimator(abc.ABC):
             ValueError: If nothing was recorded, no loss was watched, or `approximation` names a
                 layer that was not recorded.
         """
-        uses = uses_of_matrices(tape, matrices, biases=matrices is None)
+        uses = uses_of_matrices(tape, matrices, biases=True)
         if not uses and not variables and tape.operations:
             raise ValueError(
                 "The recorded layers train no weight matrix, so there are no Kronecker factors: "
@@ -240,16 +240,14 @@ def uses_of_matrices(
 
     Args:
         tape: What was recorded.
-        matrices: Look for these alone, of which the bias may be trained without the kernel.
-            Defaults to all whose kernel is trained.
+        matrices: Look for these alone. Defaults to all.
         biases: Whether those count as well of which only the bias is trained.
     """
     uses: Uses = {}
-    alone = biases or matrices is not None
     for operation in tape.operations:
         if (
             isinstance(operation, ParametrisedOperation)
-            and (operation.trainable or (alone and operation.bias_trainable))
+            and (operation.trainable or (biases and operation.bias_trainable))
             and (matrices is None or operation.matrix in matrices)
         ):
             uses.setdefault(operation.matrix, []).append(operation)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Iterator
+import weakref
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from tf_kfgn._keras.losses import loss_function
 from tf_kfgn.losses.row_losses import RowLosses
 
 _ROWS = 8
 _DISTANCES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # of outputs from targets
+# What was found, by loss and by types and shapes: where no graph is traced, every update asks.
+_FOUND: weakref.WeakKeyDictionary[Any, dict[Hashable, bool]] = weakref.WeakKeyDictionary()
 
 
 @tf.autograph.experimental.do_not_convert
@@ -35,15 +39,30 @@ def is_piecewise_linear(loss: keras.losses.Loss, y: Any, outputs: tf.Tensor) -> 
     shapes = (y.shape[1:], outputs.shape[1:])
     if y.shape.rank is None or not all(shape.is_fully_defined() for shape in shapes):
         return False
+    found, kind = _found(loss), (y.dtype, outputs.dtype, *map(tuple, shapes))
+    if kind not in found:
+        found[kind] = _tried(loss, y.dtype, outputs.dtype, shapes)
+    return found[kind]
 
-    def found() -> bool:
-        rows = _made_up_rows(y.dtype, outputs.dtype, *shapes)
+
+def _found(loss: keras.losses.Loss) -> dict[Hashable, bool]:
+    """What was found of a loss before."""
+    function, options = loss_function(loss)  # which is wrapped anew by each call
+    try:
+        return _FOUND.setdefault(loss if function is None or options else function, {})
+    except TypeError:  # what no dictionary can have
+        return {}
+
+
+def _tried(loss: keras.losses.Loss, y_dtype: tf.DType, dtype: tf.DType, shapes: Any) -> bool:
+    def curves() -> bool:
+        rows = _made_up_rows(y_dtype, dtype, *shapes)
         return any(_curves(loss, *row) for row in rows)
 
     # Another thread is in no graph, and no tape is stopped there.
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         try:
-            return not thread.submit(found).result()
+            return not thread.submit(curves).result()
         except Exception:  # whatever a loss of the user's says to rows unlike its data
             return False
 

@@ -28,7 +28,7 @@ def logging_failures(optimizer: Any) -> Iterator[None]:
         updates, rejected, nonfinite, failed = (
             new - old for new, old in zip(_counts(optimizer), before, strict=True)
         )
-        log_failures("This call of fit", updates, nonfinite, failed, likely_cause(optimizer))
+        log_failures("This call of fit", updates, nonfinite, failed, optimizer)
         if updates >= _MANY and rejected == updates > nonfinite:
             _LOGGER.warning(
                 "This call of fit: all of %d updates left the weights as they were. %s",
@@ -81,7 +81,7 @@ def likely_cause(optimizer: Any) -> str:
     )
 
 
-def log_failures(when: str, updates: int, nonfinite: int, failed: int, cause: str) -> None:
+def log_failures(when: str, updates: int, nonfinite: int, failed: int, optimizer: Any) -> None:
     """Log a warning of updates that were not finite, and of inversions that failed.
 
     Args:
@@ -89,7 +89,7 @@ def log_failures(when: str, updates: int, nonfinite: int, failed: int, cause: st
         updates: Number of updates.
         nonfinite: How many of them were not finite.
         failed: How many inversions of blocks failed in them.
-        cause: What `likely_cause` says.
+        optimizer: Whose updates these were.
     """
     if nonfinite > 0:
         _LOGGER.warning(
@@ -97,7 +97,7 @@ def log_failures(when: str, updates: int, nonfinite: int, failed: int, cause: st
             when,
             nonfinite,
             updates,
-            cause,
+            likely_cause(optimizer),
         )
     if failed > 0:
         _LOGGER.warning(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,15 +20,14 @@ from tf_kfgn.optimizers import update
 from tf_kfgn.optimizers.active_pass import PASS, RecordedPass, recorded_pass
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.curvature import new_estimates
+from tf_kfgn.optimizers.incomplete_pass import IncompletePass
 from tf_kfgn.optimizers.inherited import check_inherited
 from tf_kfgn.optimizers.settings import Settings
-from tf_kfgn.optimizers.stateful import TAPE_OF_YOUR_OWN, Stateful
+from tf_kfgn.optimizers.stateful import Stateful
 from tf_kfgn.recording.tape import CurvatureTape
 
 # A Cholesky inverse of 4096 rows takes seconds on a CPU, and its state 64 MiB.
 MAX_FACTOR_SIZE = 4096
-
-_LOGGER = logging.getLogger("tf_kfgn")
 
 
 class GaussNewton(Stateful, abc.ABC):
@@ -167,7 +165,7 @@ class GaussNewton(Stateful, abc.ABC):
             gradient_accumulation_steps=gradient_accumulation_steps,
             **kwargs,
         )
-        self._checks_steps = self._renews_curvature = True  # as far as is known
+        self._incomplete_pass = IncompletePass(type(self).__name__)
         self.estimator = estimator
         self.settings = Settings(
             damping=damping,
@@ -325,8 +323,9 @@ class GaussNewton(Stateful, abc.ABC):
         Here and not in `apply`, so that an update that Keras refuses changes nothing.
         """
         recorded = PASS.get()
-        if recorded.tape is not None and recorded.objective is None:
-            self._warn_of_unchecked_steps()
+        unchecked = recorded.tape is not None and recorded.objective is None
+        if unchecked and self.settings.damping_period is not None:
+            self._incomplete_pass.without_objective()
         if recorded.tape is not None and not recorded.refreshed:
             self.refresh_curvature(recorded.tape)
         clips = self.clipnorm or self.global_clipnorm or self.clipvalue
@@ -347,7 +346,7 @@ class GaussNewton(Stateful, abc.ABC):
         gradient = self._whole_gradient(zip(gradients, variables, strict=True))
         if recorded.tape is None:
             self.require_curvature()
-            self._warn_of_old_curvature()
+            self._incomplete_pass.without_tape()
         moving = {index_of(self, variable) for variable in variables}
         own = recorded.gradient
         self.move(
@@ -373,30 +372,6 @@ class GaussNewton(Stateful, abc.ABC):
         """
         memory = update.move(self.settings, self.layout, self.memory.read(), batch)
         self.memory.write(memory)
-
-    def _warn_of_unchecked_steps(self) -> None:
-        """Say once that no step is checked, unless that was asked for."""
-        if self._checks_steps and self.settings.damping_period is not None:
-            self._checks_steps = False
-            _LOGGER.warning(
-                "%s.apply() was given a tape but no `objective`, so no step is checked, the "
-                "damping stays as it is, and training may diverge. Pass objective=..., a function "
-                "that returns the loss of the same batch at the current weights, or "
-                "damping_period=None to the constructor.",
-                type(self).__name__,
-            )
-
-    def _warn_of_old_curvature(self) -> None:
-        """Say once that no new curvature comes."""
-        if self._renews_curvature:
-            self._renews_curvature = False
-            _LOGGER.warning(
-                "%s was given gradients without the CurvatureTape of their pass: it goes on with "
-                "fixed steps and the curvature that it has. %s A model of a class of your own that "
-                "was loaded from a file must be enabled again: tf_kfgn.enable_curvature(model).",
-                type(self).__name__,
-                TAPE_OF_YOUR_OWN,
-            )
 
     def _whole_gradient(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> list[tf.Tensor]:
         """The gradient summed over replicas; zeros where the objective gave none."""

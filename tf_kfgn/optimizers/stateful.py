@@ -18,18 +18,11 @@ from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.operations.marks import mark_of
 from tf_kfgn.optimizers import saved_state
+from tf_kfgn.optimizers.incomplete_pass import TAPE_OF_YOUR_OWN
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.variables import MemoryVariables
 
 _LOGGER = logging.getLogger("tf_kfgn")
-
-TAPE_OF_YOUR_OWN = (
-    "fit() does that by itself, unless the model has a `train_step` of its own. There, or in a "
-    "loop of your own, run the model and its loss in `with tf_kfgn.CurvatureTape() as tape:` "
-    "instead of tf.GradientTape, call tape.watch_loss(loss, y, outputs) in it, and pass on the "
-    "tape: optimizer.apply(gradients, variables, tape=tape, objective=...). The page 'Your own "
-    "train_step' of the documentation shows it."
-)
 
 
 class Stateful(HookedOptimizer):
