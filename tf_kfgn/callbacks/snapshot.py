@@ -57,7 +57,7 @@ def parts_between(before: Snapshot, after: Snapshot, settings: Settings) -> Part
     old, new = before.scalars, after.scalars
     if after.iteration != before.iteration + 1 or new.nonfinite_steps > old.nonfinite_steps:
         return None
-    memory = Memory([], [], old, [])
+    memory = Memory([], [], old, [], [])
     return Parts(
         factors=bool(factors_due(settings, memory, before.iteration)),
         inverses=new.inverse_age == 1 or new.failed_inversions > old.failed_inversions,

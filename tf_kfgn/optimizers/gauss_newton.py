@@ -58,15 +58,13 @@ class GaussNewton(Stateful, abc.ABC):
             chosen by the model, the step is shortened until the fall that the model predicts to
             first order is at most half of the objective.
         momentum: A fixed μ. Defaults to `None`: the minimiser of the exact model, between -1 and 1.
-        gradient_decay: Largest weight β of the earlier gradients in the one that is preconditioned.
-            It is used in so far as batches disagree: `β = min(1 - 1/R, gradient_decay)`, where R
-            (`noise_ratio`) says how much more a step curves on its own batch than on the next.
-            Defaults to `0.9`; `0` keeps no average, which saves a copy of the weights.
-        overshoot: How far beyond the minimum along its line a step may end on the next batch: the
-            slope there, in units of the curvature, that shortens the steps to come (`trust` is the
-            share of them that is taken). At 0 it ends in that minimum, at 1/2 as high as it began.
-            Defaults to `0.4`; `None` shortens nothing. Not used with a fixed `step_size` or
-            `momentum`.
+        gradient_decay: Largest β, by which batches that disagree are averaged:
+            `β = min(1 - 1/R, gradient_decay)`, where R (`noise_ratio`) says how much more a step
+            curves on its own batch than on the next. β is the weight of the earlier gradients in
+            the one that is preconditioned, and the part of each step that is held back and comes
+            in as an average (of steps that the model chose: not with a fixed `step_size` or
+            `momentum`). Defaults to `0.9`; `0` averages nothing, which saves two copies of the
+            weights.
         curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
             the k-th. Defaults to `0.95`, after Martens & Grosse (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
@@ -114,7 +112,6 @@ class GaussNewton(Stateful, abc.ABC):
         step_size: float | None = None,
         momentum: float | None = None,
         gradient_decay: float = 0.9,
-        overshoot: float | None = 0.4,
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
@@ -175,7 +172,6 @@ class GaussNewton(Stateful, abc.ABC):
             step_size=step_size,
             momentum=momentum,
             gradient_decay=gradient_decay,
-            overshoot=overshoot,
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,
@@ -216,13 +212,12 @@ class GaussNewton(Stateful, abc.ABC):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GaussNewton:
         """An optimizer with the constructor arguments of `get_config`.
 
-        The whole configuration of one that neither averaged gradients nor shortened steps, as until
-        version 0.1.0, makes one that does neither.
+        The whole configuration of one that averaged nothing, as until version 0.1.0, makes one that
+        averages nothing.
         """
         config = dict(config)
         if config.keys() >= {"momentum", "curvature_decay", "factor_period", "inverse_period"}:
             config.setdefault("gradient_decay", 0.0)
-            config.setdefault("overshoot", None)
         if isinstance(config.get("damping"), dict):
             config["damping"] = keras.saving.deserialize_keras_object(
                 config["damping"], custom_objects=custom_objects

@@ -23,9 +23,8 @@ class Scalars(NamedTuple):
         fresh_slope: g^T δ₀ of the last update: the slope of the step before along a batch that did
             not make it.
         own_curvature: δ^T C δ of the last step that was made, on its own batch.
-        trust: λ, the share of a step that is taken, see `tf_kfgn.optimizers.trust`.
-        agreement: Whether the last ones told that steps are too long (-1) or too short (1).
-        usual_overshoot: Running mean of `|o c - s|`; 0 until it has been measured.
+        averaged_steps: n, the steps in the average of `tf_kfgn.optimizers.reserve`.
+        surprises: Batches in a row, up to the last, with an objective far above the usual one.
         usual_curvature: Running mean of `1/2 δ^T (C + τ + η) δ`; 0 until a step was made.
         usual_objective: Running mean of the objective; 0 until it is known.
         initial_objective: Its first value; 0 until it is known.
@@ -47,9 +46,8 @@ class Scalars(NamedTuple):
     noise_ratio: Any
     fresh_slope: Any
     own_curvature: Any
-    trust: Any
-    agreement: Any
-    usual_overshoot: Any
+    averaged_steps: Any
+    surprises: Any
     usual_curvature: Any
     usual_objective: Any
     initial_objective: Any
@@ -71,6 +69,8 @@ class Memory(NamedTuple):
         previous_step: δ₀, one tensor for each variable.
         scalars: The scalars.
         mean_gradient: ḡ, one tensor for each variable; empty without averaging.
+        reserve: r, one tensor for each variable, see `tf_kfgn.optimizers.reserve`; empty where
+            whole steps are taken.
         accumulated: Sums over batches; empty where every batch has an update of its own.
     """
 
@@ -78,6 +78,7 @@ class Memory(NamedTuple):
     previous_step: list[tf.Tensor]
     scalars: Scalars
     mean_gradient: list[tf.Tensor]
+    reserve: list[tf.Tensor]
     accumulated: Accumulated | tuple[()] = ()
 
     def with_scalars(self, **values: Any) -> Memory:

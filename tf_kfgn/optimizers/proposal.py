@@ -13,7 +13,7 @@ from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers import replicas
-from tf_kfgn.optimizers.averaging import averaged_gradient
+from tf_kfgn.optimizers.averaging import averaged_gradient, weight_of_old
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.bounds import within_bounds
 from tf_kfgn.optimizers.memory import Memory
@@ -25,14 +25,15 @@ class Proposal(NamedTuple):
     """A step that has not been taken yet; without a tape nothing is predicted.
 
     Attributes:
-        step: δ, one tensor for each variable.
+        step: (1 - β) δ, the part of the step that is taken at once, one tensor for each variable.
         coefficients: α and μ, shape `(2,)`; the learning rate is in the step only.
-        change: M(δ), the change of this batch's own objective that the model predicts; or NaN.
-        curved: `1/2 δ^T (C + τ + η) δ`, the part of it that is not the slope's; or 0.
-        own_curvature: `δ^T C δ` on this batch; or 0.
+        change: M of it, the change of this batch's own objective that the model predicts; or NaN.
+        curved: Half of its curvature with C + τ + η, the part of M that is not the slope's; or 0.
+        own_curvature: Its curvature with C on this batch; or 0.
         fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before; or NaN.
         fresh_slope: `g^T δ₀`, likewise.
         mean_gradient: ḡ, with this batch's gradient in it; empty where no average is kept.
+        held_back: β δ, the part of the step that goes to the reserve; empty where none is kept.
     """
 
     step: list[tf.Tensor]
@@ -43,6 +44,7 @@ class Proposal(NamedTuple):
     fresh_curvature: tf.Tensor
     fresh_slope: tf.Tensor
     mean_gradient: list[tf.Tensor]
+    held_back: list[tf.Tensor]
 
     @property
     def is_finite(self) -> tf.Tensor:
@@ -89,6 +91,7 @@ def propose(
             fresh_curvature=tf.constant(math.nan, dtype),
             fresh_slope=scalars.fresh_slope,
             mean_gradient=memory.mean_gradient,
+            held_back=[tf.zeros_like(piece) for piece in memory.reserve],
         )
 
     # Near convergence the squares of a direction would underflow. Powers of two change no digit.
@@ -104,9 +107,14 @@ def propose(
     )
     chosen = minimise(model, alpha, mu, MOST_MOMENTUM / scales[1])
     coefficients = learning_rate * chosen
-    if settings.chooses_step:  # a rate or trust below 1 shortens what is within bounds
+    if settings.chooses_step:  # a rate below 1 shortens what is within bounds
         longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
-        coefficients = tf.minimum(learning_rate, 1) * scalars.trust * longest
+        coefficients = tf.minimum(learning_rate, 1) * longest
+    held_back: list[tf.Tensor] = []
+    if memory.reserve:
+        beta = weight_of_old(settings, scalars.noise_ratio)
+        held_back = combined(beta * coefficients, direction, previous)
+        coefficients = (1 - beta) * coefficients
     own = batch.gradient if batch.own_gradient is None else batch.own_gradient
     own_model = model._replace(slope=slopes(own, (direction, previous)))
     undamped = model._replace(damping=tf.zeros_like(model.damping))
@@ -119,6 +127,7 @@ def propose(
         fresh_curvature=model.curvature[1, 1] / scales[1] ** 2,
         fresh_slope=own_model.slope[1] / scales[1],
         mean_gradient=gradient if memory.mean_gradient else [],
+        held_back=held_back,
     )
 
 

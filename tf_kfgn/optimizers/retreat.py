@@ -20,22 +20,22 @@ SUSPICIOUS = 2.0
 WORSE = 2.0
 
 
-def seems_astray(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.Tensor:
-    """Whether the last step is to be looked at again.
+def is_unusual(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.Tensor:
+    """Whether the objective of a batch is far above the usual one, or not finite.
 
     Args:
         memory: The optimizer's memory, before it learns of this batch.
         batch: What the batch brings.
         objective: Before the step, if it is known. One that may be negative has no usual magnitude,
-            and is suspicious only where it is not finite.
+            and is unusual only where it is not finite.
     """
-    scalars = memory.scalars
     if objective is None or batch.tape is None:
         return tf.constant(False)
     unusual = ~tf.math.is_finite(objective)
     if batch.tape.losses_are_nonnegative:
-        unusual |= objective > SUSPICIOUS * scalars.usual_objective
-    return unusual & (scalars.last_moved > 0)
+        usual = memory.scalars.usual_objective
+        unusual |= (usual > 0) & (objective > SUSPICIOUS * usual)
+    return unusual
 
 
 def is_much_better(back: tf.Tensor, here: tf.Tensor) -> tf.Tensor:

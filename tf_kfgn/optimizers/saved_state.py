@@ -89,10 +89,11 @@ def load(
 def _may_lack(name: str) -> bool:
     """Whether a file, or an optimizer, may do without a variable that has the shape of a weight.
 
-    The average of the gradients came after version 0.1.0, and `gradient_decay=0` keeps none. A new
-    one starts with the next gradient. The last solution of a search is only where the next begins.
+    The averages of gradients and steps came after version 0.1.0, and `gradient_decay=0` keeps none.
+    New ones start with the next gradient. The last solution of a search is only where the next
+    begins.
     """
-    return name.startswith(("mean_gradient_", "cg_solution_"))
+    return name.startswith(("mean_gradient_", "reserve_", "cg_solution_"))
 
 
 def _subject(variable: Any) -> str:

@@ -6,13 +6,14 @@ After Botev, Ritter & Barber (2017), appendix, and Martens & Grosse (2015), sect
 2. the gradient is preconditioned block by block: Δ = -(A ⊗ G, damped)⁻¹ ḡ;
 3. (α, μ) minimise the exact Gauss-Newton model of the mini-batch over Δ and the previous step δ₀,
    within bounds;
-4. the weights move by δ = learning_rate · (α Δ + μ δ₀), unless δ is not finite;
+4. the weights move by δ = learning_rate · (α Δ + μ δ₀), unless δ is not finite, and as far as
+   batches disagree by a part of it and an average of the parts that were held back (`reserve`);
 5. on its period, and always after a bad prediction or before an unusual step, the damping follows
    the ratio of actual to predicted change, and a step that raised the objective is taken back.
 
-Two things are ours: in step 2 the gradient is averaged over earlier batches in so far as the
-batches disagree (`averaging`), and a batch whose objective is far from the usual one asks whether
-the last step was at fault, and takes it back if it was (`retreat`).
+Three things are ours: in so far as the batches disagree, the gradient of step 2 is averaged over
+earlier batches (`averaging`), and so are the steps (`reserve`); and a batch whose objective is far
+from the usual one asks whether the last step was at fault, and takes it back if it was (`retreat`).
 
 `refresh` is the first of these, `move` the others. Both take and give back values; the only
 variables they touch are the weights, which `move` stores outside of any condition: a mirrored
@@ -55,9 +56,15 @@ from tf_kfgn.optimizers.damping import (
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.objective import known_objective, with_usual_objective
 from tf_kfgn.optimizers.proposal import Proposal, propose
-from tf_kfgn.optimizers.retreat import is_much_better, seems_astray, with_retreat
+from tf_kfgn.optimizers.reserve import (
+    released,
+    started_anew,
+    with_release,
+    with_surprise,
+    without_last_release,
+)
+from tf_kfgn.optimizers.retreat import is_much_better, is_unusual, with_retreat
 from tf_kfgn.optimizers.settings import Settings
-from tf_kfgn.optimizers.trust import with_trust
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -101,6 +108,8 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
         batch: What the batch brings.
     """
     objective = known_objective(batch, memory.scalars.damping.dtype)
+    unusual = is_unusual(memory, batch, objective)
+    last, memory = memory, with_surprise(memory, unusual)
     proposal = propose(settings, layout, memory, batch, room_below(memory, batch, objective))
     old = [tf.convert_to_tensor(variable) for variable in layout.variables]
     moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
@@ -109,16 +118,18 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
         finite &= tf.math.is_finite(objective)
     new = select(finite, moved, old)
     if not is_measurable(settings, batch):
-        replicas.store(layout.variables, new)
-        return with_step(settings, memory, proposal, finite, finite, finite, objective)
+        release = released(memory, proposal)
+        replicas.store(layout.variables, select(finite, release.added(new), old))
+        memory = with_step(settings, memory, proposal, finite, finite, finite, objective)
+        return with_release(memory, release, finite)
 
     # One more forward pass at most: after the step, or where the last one began.
-    astray = seems_astray(memory, batch, objective)
+    astray = unusual & (memory.scalars.last_moved > 0)
     due = finite & comparison_due(settings, memory, proposal, batch.iteration) & ~astray
     before = measured(batch, due | astray, tf.zeros_like(proposal.change))
 
     def back() -> list[tf.Tensor]:
-        return without_last_step(memory, old)
+        return without_last_step(last, old)
 
     replicas.store(layout.variables, tf.cond(astray, back, lambda: new))
     after = replicas.total(measured(batch, due | astray, before, again=True))
@@ -154,8 +165,9 @@ class Trial(NamedTuple):
 
 
 def without_last_step(memory: Memory, weights: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The weights before the last step."""
-    return [w - tf.cast(d, w.dtype) for w, d in zip(weights, memory.previous_step, strict=True)]
+    """The weights before the last step, and before what came in with it."""
+    back = [w - tf.cast(d, w.dtype) for w, d in zip(weights, memory.previous_step, strict=True)]
+    return without_last_release(memory, back)
 
 
 def judged(
@@ -187,10 +199,12 @@ def judged(
     memory = with_adapted_damping(settings, memory, told, ratio)
     taken = finite & (acceptable(settings, batch, actual, ratio) | ~told)
     finite &= tf.math.is_finite(actual) | ~due
-    kept = select(taken, new, old)
+    release = released(memory, proposal)
+    kept = select(taken, release.added(new), old)
     replicas.store(layout.variables, tf.cond(retreats, back, lambda: kept))
     learns = finite & ~retreats
     memory = with_step(settings, memory, proposal, taken & ~retreats, learns, finite, objective)
+    memory = started_anew(with_release(memory, release, taken & ~retreats), retreats)
     comparisons = memory.scalars.comparisons + tf.cast(due | astray, tf.int64)
     return with_retreat(memory.with_scalars(comparisons=comparisons), retreats), learns
 
@@ -218,7 +232,6 @@ def with_step(
     if objective is not None:
         memory = with_usual_objective(memory, objective, learns)
     memory = with_noise_ratio(memory, proposal.fresh_curvature)
-    memory = with_trust(settings, memory, proposal)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
     mean_gradient = memory.mean_gradient

@@ -13,10 +13,13 @@ from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.memory import Memory, Scalars
+from tf_kfgn.optimizers.reserve import keeps_reserve
 from tf_kfgn.optimizers.settings import Settings
 
 _INITIALIZERS = {"zeros": "zeros", "ones": "ones", "identity": identity}
 _COUNTERS = {
+    "averaged_steps",
+    "surprises",
     "factor_updates",
     "inverse_age",
     "rejected_steps",
@@ -38,6 +41,7 @@ class MemoryVariables:
         previous_step: One variable for each variable of the model.
         scalars: The scalar variables.
         mean_gradient: One variable for each variable of the model, or none.
+        reserve: One variable for each variable of the model, or none.
         accumulated: Sums over batches; empty where every batch has an update of its own.
     """
 
@@ -76,7 +80,7 @@ class MemoryVariables:
             for block in layout.blocks
         ]
         self.previous_step = optimizer.add_optimizer_variables(layout.variables, "previous_step")
-        initial = {"damping": constant, "initial_damping": constant, "trust": "ones"}
+        initial = {"damping": constant, "initial_damping": constant}
         self.scalars = Scalars(
             *(
                 add(name, (), initial.get(name, "zeros"), "int64" if name in _COUNTERS else dtype)
@@ -86,6 +90,11 @@ class MemoryVariables:
         self.mean_gradient = (
             optimizer.add_optimizer_variables(layout.variables, "mean_gradient")
             if settings.gradient_decay
+            else []
+        )
+        self.reserve = (
+            optimizer.add_optimizer_variables(layout.variables, "reserve")
+            if keeps_reserve(settings)
             else []
         )
         self.accumulated: Accumulated | tuple[()] = ()
@@ -112,6 +121,7 @@ class MemoryVariables:
         """The variables whose shapes depend on the model's, by names that do not."""
         named = {f"previous_step_{i}": v for i, v in enumerate(self.previous_step)}
         named |= {f"mean_gradient_{i}": v for i, v in enumerate(self.mean_gradient)}
+        named |= {f"reserve_{i}": v for i, v in enumerate(self.reserve)}
         for i, (block, state) in enumerate(zip(self.layout.blocks, self.blocks, strict=True)):
             slots = zip(block.slots, tf.nest.flatten(state), strict=True)
             named |= {f"block_{i}_{slot.name}": variable for slot, variable in slots}
@@ -122,5 +132,10 @@ class MemoryVariables:
 
     def _everything(self) -> Memory:
         return Memory(
-            self.blocks, self.previous_step, self.scalars, self.mean_gradient, self.accumulated
+            self.blocks,
+            self.previous_step,
+            self.scalars,
+            self.mean_gradient,
+            self.reserve,
+            self.accumulated,
         )
