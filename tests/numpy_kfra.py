@@ -12,14 +12,14 @@ class NumpyKFRA:
     """KFRA for dense layers with joint weights `W` of shape (in + 1, out), bias last."""
 
     def __init__(self, weights, l2, damping, min_damping, damping_decay=0.95, damping_period=3,
-                 gradient_decay=0.9, curvature_decay=0.9,
+                 gradient_decay=0.9, overshoot=0.4, curvature_decay=0.9,
                  factor_period=2, inverse_period=4):  # fmt: skip
         self.W = [np.array(w) for w in weights]
         self.l2 = l2
         self.tau, self.floor = damping, min_damping
         self.inverted = damping
         self.damping_decay, self.damping_period = damping_decay, damping_period
-        self.gradient_decay = gradient_decay
+        self.gradient_decay, self.overshoot = gradient_decay, overshoot
         self.curvature_decay = curvature_decay
         self.factor_period, self.inverse_period = factor_period, inverse_period
         self.t = self.k = self.age = 0
@@ -29,11 +29,14 @@ class NumpyKFRA:
         self.previous = [np.zeros_like(w) for w in weights]
         self.mean = [np.zeros_like(w) for w in weights]
         self.alpha = self.mu = self.rho = 0.0
-        self.R = 1.0
+        self.R = self.trust = 1.0
+        self.agreement = self.usual_overshoot = 0.0
         self.reserve = [np.zeros_like(w) for w in weights]
         self.n = 0
         self.own = self.usual_curved = self.usual_objective = 0.0
-        self.bounded = self.averaged = self.compared = 0  # how often, for the tests
+        self.bounded = self.averaged = self.compared = self.shortened = (
+            0  # how often, for the tests
+        )
 
     def forward(self, x, W):
         """Inputs of each layer with their 1, and the outputs."""
@@ -123,8 +126,10 @@ class NumpyKFRA:
             shorter = min(1, 1.5 * fall / (c @ M @ c), room / fall)
             self.bounded += shorter < 1
             c = c * shorter
-        held = [beta * (c[0] * d + c[1] * p) for d, p in zip(*basis, strict=True)]
-        c = c * (1 - beta)
+        self.shortened += self.trust < 1 - beta
+        share = min(self.trust, 1 - beta)
+        held = [(1 - share) * (c[0] * d + c[1] * p) for d, p in zip(*basis, strict=True)]
+        c = c * share
         self.alpha, self.mu = c
         own_slope = np.array([dot(gradient, b) for b in basis])
         curved = c @ M @ c / 2
@@ -134,6 +139,15 @@ class NumpyKFRA:
         if self.t > 0:
             self.R = 0.9 * self.R + 0.1 * np.clip(self.own / C[1, 1], 0.1, 100)
         self.own = c @ C @ c
+
+        # Whether the last step was too long for this batch.
+        if self.t > 0:
+            room = self.overshoot * C[1, 1] - dot(gradient, self.previous)
+            self.usual_overshoot = 0.9 * (self.usual_overshoot or abs(room)) + 0.1 * abs(room)
+            vote = np.clip(room / self.usual_overshoot, -3, 3)
+            self.agreement = 0.8 * self.agreement + 0.2 * np.clip(vote, -1, 1)
+            speed = 1 / (1.25 - abs(self.agreement))
+            self.trust = np.clip(self.trust * np.exp(0.03 * speed * vote), 0.1, 1)
 
         # The step, and Levenberg-Marquardt on the same batch.
         assert before <= 2 * self.usual_objective or self.t == 0  # no batch of the tests is astray

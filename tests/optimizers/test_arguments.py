@@ -38,7 +38,7 @@ def test_arguments_out_of_range_are_named(optimizer, arguments, message):
 NUMBERS = [
     "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "ema_momentum", "loss_scale_factor",
     "damping", "min_damping", "damping_decay", "step_size", "momentum", "gradient_decay",
-    "curvature_decay",
+    "overshoot", "curvature_decay",
 ]  # fmt: skip
 COUNTS = [
     "ema_overwrite_frequency", "gradient_accumulation_steps", "damping_period", "factor_period",
@@ -153,8 +153,11 @@ def test_variables_have_a_fixed_order_and_clear_names():
     ]  # fmt: skip
     assert [v.shape for v in optimizer.variables[2:6]] == [(4, 4), (2, 2), (4, 4), (2, 2)]
     assert names[6:8] == ["code_kernel_previous_step", "code_bias_previous_step"]
-    assert names[8:-2] == list(tf_kfgn.optimizers.memory.Scalars._fields)
-    assert names[-2:] == ["code_kernel_mean_gradient", "code_bias_mean_gradient"]
+    assert names[8:-4] == list(tf_kfgn.optimizers.memory.Scalars._fields)
+    assert names[-4:] == [
+        "code_kernel_mean_gradient", "code_bias_mean_gradient",
+        "code_kernel_reserve", "code_bias_reserve",
+    ]  # fmt: skip
 
 
 def test_strings_find_the_optimizers_that_are_imported():

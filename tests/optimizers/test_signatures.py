@@ -41,7 +41,7 @@ def test_every_argument_reaches_its_place(optimizer):
     given = {
         "learning_rate": 0.5, "damping": 0.2, "min_damping": 0.03, "damping_decay": 0.8,
         "damping_period": 3, "step_size": 0.6, "momentum": 0.7, "gradient_decay": 0.6,
-        "curvature_decay": 0.9,
+        "overshoot": 0.3, "curvature_decay": 0.9,
         "factor_period": 4, "inverse_period": 8, "approximation": "reduce", "max_factor_size": 99,
         "weight_decay": 0.01, "clipnorm": None, "clipvalue": 0.4, "global_clipnorm": None,
         "use_ema": True, "ema_momentum": 0.95, "ema_overwrite_frequency": 7,

@@ -34,6 +34,7 @@ def test_updates_equal_the_numpy_transcription(damping):
             (optimizer.momentum, plain.mu),
             (optimizer.reduction_ratio, plain.rho),
             (optimizer.damping, plain.tau),
+            (optimizer.trust, plain.trust),
             (logs["damping"], plain.tau),
             (logs["step_size"], plain.alpha),
         ):

@@ -34,6 +34,7 @@ RECORDED = (
     "nonfinite_steps",
     "noise_ratio",
     "fresh_slope",
+    "trust",
     "comparisons",
 )
 
@@ -74,9 +75,9 @@ class CurvatureMonitor(keras.callbacks.Callback):
             - `"update"`: the updates so far, and for each of them `"damping"` (τ),
               `"reduction_ratio"` (ρ when it was last measured), `"step_size"` (α), `"momentum"`
               (μ), `"noise_ratio"` (R, see `tf_kfgn.optimizers.averaging`: near 1 batches agree),
-              `"fresh_slope"` (the slope of the step before, on this batch), and the numbers so far
-              of `"rejected_steps"`, `"failed_inversions"`, `"nonfinite_steps"` and
-              `"comparisons"`;
+              `"fresh_slope"` (the slope of the step before, on this batch), `"trust"` (the largest
+              share of the model's step that is taken at once), and the numbers so far of
+              `"rejected_steps"`, `"failed_inversions"`, `"nonfinite_steps"` and `"comparisons"`;
             - `"epoch"`: the epochs so far, and for each of them `"trace/<block>/<factor>"` and
               `"condition/<block>/<factor>"`, see `tf_kfgn.callbacks.spectrum.spectra`: the trace
               of the average itself, and the condition number with the current τ, as it would be

@@ -56,6 +56,19 @@ def weight_of_old(settings: Settings, noise_ratio: tf.Tensor) -> tf.Tensor:
     return tf.minimum(1 - 1 / tf.maximum(noise_ratio, 1), limit)
 
 
+def share_taken_at_once(settings: Settings, memory: Memory) -> tf.Tensor:
+    """λ: of a step that the model chose; less where batches disagree, or whole steps lead nowhere.
+
+    Args:
+        settings: The optimizer's settings.
+        memory: Its memory.
+    """
+    scalars = memory.scalars
+    if not memory.reserve:
+        return scalars.trust
+    return tf.minimum(scalars.trust, 1 - weight_of_old(settings, scalars.noise_ratio))
+
+
 def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
     """A mean with the same decay; the new value itself where there is no old one (0)."""
     return tf.where(old > 0, _DECAY * old + (1 - _DECAY) * new, new)

@@ -65,6 +65,11 @@ class GaussNewton(Stateful, abc.ABC):
             in as an average (of steps that the model chose: not with a fixed `step_size` or
             `momentum`). Defaults to `0.9`; `0` averages nothing, which saves two copies of the
             weights.
+        overshoot: How far beyond the minimum along its line a step may end on the next batch: the
+            slope there, in units of the curvature, that shortens the steps to come (`trust` is the
+            largest share of them that is taken at once). At 0 it ends in that minimum, at 1/2 as
+            high as it began. Defaults to `0.4`; `None` shortens nothing. Not used with a fixed
+            `step_size` or `momentum`.
         curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
             the k-th. Defaults to `0.95`, after Martens & Grosse (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
@@ -112,6 +117,7 @@ class GaussNewton(Stateful, abc.ABC):
         step_size: float | None = None,
         momentum: float | None = None,
         gradient_decay: float = 0.9,
+        overshoot: float | None = 0.4,
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
@@ -172,6 +178,7 @@ class GaussNewton(Stateful, abc.ABC):
             step_size=step_size,
             momentum=momentum,
             gradient_decay=gradient_decay,
+            overshoot=overshoot,
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,
@@ -212,12 +219,13 @@ class GaussNewton(Stateful, abc.ABC):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> GaussNewton:
         """An optimizer with the constructor arguments of `get_config`.
 
-        The whole configuration of one that averaged nothing, as until version 0.1.0, makes one that
-        averages nothing.
+        The whole configuration of one that neither averaged nor shortened steps, as until version
+        0.1.0, makes one that does neither.
         """
         config = dict(config)
         if config.keys() >= {"momentum", "curvature_decay", "factor_period", "inverse_period"}:
             config.setdefault("gradient_decay", 0.0)
+            config.setdefault("overshoot", None)
         if isinstance(config.get("damping"), dict):
             config["damping"] = keras.saving.deserialize_keras_object(
                 config["damping"], custom_objects=custom_objects

@@ -22,7 +22,7 @@ from tf_kfgn.optimizers.hessian_free_variables import SearchVariables
 from tf_kfgn.recording.tape import CurvatureTape
 
 # Arguments of the other optimizers that have no meaning here.
-FOREIGN = {"step_size", "momentum", "gradient_decay"}
+FOREIGN = {"step_size", "momentum", "gradient_decay", "overshoot"}
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -188,6 +188,7 @@ class HessianFree(GaussNewton):
             damping_decay=damping_decay,
             damping_period=damping_period,
             gradient_decay=0.0,  # CG solves with the gradient of the batch
+            overshoot=None,
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,

@@ -37,9 +37,8 @@ from tf_kfgn.optimizers.damping import RETRY
 from tf_kfgn.optimizers.hessian_free_settings import SearchSettings
 from tf_kfgn.optimizers.hessian_free_variables import SearchMemory
 from tf_kfgn.optimizers.memory import Memory
-from tf_kfgn.optimizers.objective import known_objective
+from tf_kfgn.optimizers.objective import is_unusual, known_objective
 from tf_kfgn.optimizers.proposal import Proposal, scaled, zero_unless
-from tf_kfgn.optimizers.retreat import is_unusual
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.step_size import dot
 from tf_kfgn.optimizers.update import Trial, judged, select, with_step, without_last_step

@@ -23,10 +23,14 @@ class Scalars(NamedTuple):
         fresh_slope: g^T δ₀ of the last update: the slope of the step before along a batch that did
             not make it.
         own_curvature: δ^T C δ of the last step that was made, on its own batch.
+        trust: The largest λ, the share of a step taken at once, see `tf_kfgn.optimizers.trust`.
+        agreement: Whether the last ones told that steps are too long (-1) or too short (1).
+        usual_overshoot: Running mean of `|o c - s|`; 0 until it has been measured.
         averaged_steps: n, the steps in the average of `tf_kfgn.optimizers.reserve`.
         surprises: Batches in a row, up to the last, with an objective far above the usual one.
         usual_curvature: Running mean of `1/2 δ^T (C + τ + η) δ`; 0 until a step was made.
         usual_objective: Running mean of the objective; 0 until it is known.
+        usual_deviation: Running mean of the deviation of its logarithm.
         initial_objective: Its first value; 0 until it is known.
         last_moved: 1 if the last update moved the weights by `previous_step`, else 0.
         inverted_damping: τ of the last inversion.
@@ -46,10 +50,14 @@ class Scalars(NamedTuple):
     noise_ratio: Any
     fresh_slope: Any
     own_curvature: Any
+    trust: Any
+    agreement: Any
+    usual_overshoot: Any
     averaged_steps: Any
     surprises: Any
     usual_curvature: Any
     usual_objective: Any
+    usual_deviation: Any
     initial_objective: Any
     last_moved: Any
     inverted_damping: Any

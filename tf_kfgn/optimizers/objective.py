@@ -11,6 +11,16 @@ from tf_kfgn.optimizers.memory import Memory
 # Weight of the old mean when a new objective comes.
 _DECAY = 0.5
 
+# The same of the deviation.
+_SLOW_DECAY = 0.9
+
+# An objective stands out if its logarithm is more than this many usual deviations above the usual
+# one, and the objective itself more than `SUSPICIOUS` times as large.
+_OUTLYING = 4.0
+
+# Times the usual objective from which a batch is suspicious.
+SUSPICIOUS = 2.0
+
 # So that the logarithm of an objective of 0 is finite.
 _TINY = 1e-30
 
@@ -35,6 +45,8 @@ def known_objective(batch: Batch, dtype: tf.DType) -> tf.Tensor | None:
 def with_usual_objective(memory: Memory, objective: tf.Tensor, learns: tf.Tensor) -> Memory:
     """Mix an objective into the usual one: a geometric mean, which an outlier moves little.
 
+    The deviation of its logarithm from that of the usual one enters a mean of its own.
+
     Args:
         memory: The optimizer's memory.
         objective: Of this batch; passed over if it is not finite.
@@ -45,8 +57,49 @@ def with_usual_objective(memory: Memory, objective: tf.Tensor, learns: tf.Tensor
     old = tf.where(scalars.usual_objective > 0, scalars.usual_objective, magnitude)
     mean = tf.exp(_DECAY * tf.math.log(old) + (1 - _DECAY) * tf.math.log(magnitude))
     usable = learns & tf.math.is_finite(mean)
+    deviation = tf.abs(tf.math.log(magnitude / old))
+    usual = scalars.usual_deviation
+    deviation = tf.where(usual > 0, tf.minimum(deviation, _OUTLYING * usual), deviation)
     first = usable & (scalars.initial_objective == 0)
     return memory.with_scalars(
         usual_objective=tf.where(usable, mean, scalars.usual_objective),
+        usual_deviation=tf.where(
+            usable, _SLOW_DECAY * usual + (1 - _SLOW_DECAY) * deviation, usual
+        ),
         initial_objective=tf.where(first, objective, scalars.initial_objective),
     )
+
+
+def is_unusual(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.Tensor:
+    """Whether the objective of a batch is far above the usual one, or not finite.
+
+    Args:
+        memory: The optimizer's memory, before it learns of this batch.
+        batch: What the batch brings.
+        objective: Before the step, if it is known. One that may be negative has no usual magnitude,
+            and is unusual only where it is not finite.
+    """
+    if objective is None or batch.tape is None:
+        return tf.constant(False)
+    unusual = ~tf.math.is_finite(objective)
+    if batch.tape.losses_are_nonnegative:
+        usual = memory.scalars.usual_objective
+        unusual |= (usual > 0) & (objective > SUSPICIOUS * usual)
+    return unusual
+
+
+def stands_out(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.Tensor:
+    """Whether it is unusual, and also far above the usual one as these batches differ.
+
+    Args:
+        memory: The optimizer's memory, before it learns of this batch.
+        batch: What the batch brings.
+        objective: Before the step, if it is known.
+    """
+    unusual = is_unusual(memory, batch, objective)
+    if objective is None:
+        return unusual
+    scalars = memory.scalars
+    above = tf.math.log(tf.math.divide_no_nan(tf.abs(objective), scalars.usual_objective))
+    within = above <= _OUTLYING * scalars.usual_deviation
+    return unusual & ~within  # what is not finite stands out

@@ -13,7 +13,7 @@ from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers import replicas
-from tf_kfgn.optimizers.averaging import averaged_gradient, weight_of_old
+from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.bounds import within_bounds
 from tf_kfgn.optimizers.memory import Memory
@@ -25,7 +25,7 @@ class Proposal(NamedTuple):
     """A step that has not been taken yet; without a tape nothing is predicted.
 
     Attributes:
-        step: (1 - β) δ, the part of the step that is taken at once, one tensor for each variable.
+        step: λ δ, the part of the step that is taken at once, one tensor for each variable.
         coefficients: α and μ, shape `(2,)`; the learning rate is in the step only.
         change: M of it, the change of this batch's own objective that the model predicts; or NaN.
         curved: Half of its curvature with C + τ + η, the part of M that is not the slope's; or 0.
@@ -33,7 +33,7 @@ class Proposal(NamedTuple):
         fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before; or NaN.
         fresh_slope: `g^T δ₀`, likewise.
         mean_gradient: ḡ, with this batch's gradient in it; empty where no average is kept.
-        held_back: β δ, the part of the step that goes to the reserve; empty where none is kept.
+        held_back: (1 - λ) δ, the part of it that goes to the reserve; empty where none is kept.
     """
 
     step: list[tf.Tensor]
@@ -107,14 +107,13 @@ def propose(
     )
     chosen = minimise(model, alpha, mu, MOST_MOMENTUM / scales[1])
     coefficients = learning_rate * chosen
+    held_back: list[tf.Tensor] = []
     if settings.chooses_step:  # a rate below 1 shortens what is within bounds
         longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
-        coefficients = tf.minimum(learning_rate, 1) * longest
-    held_back: list[tf.Tensor] = []
-    if memory.reserve:
-        beta = weight_of_old(settings, scalars.noise_ratio)
-        held_back = combined(beta * coefficients, direction, previous)
-        coefficients = (1 - beta) * coefficients
+        whole = tf.minimum(learning_rate, 1) * longest
+        coefficients = share_taken_at_once(settings, memory) * whole
+        if memory.reserve:
+            held_back = combined(whole - coefficients, direction, previous)
     own = batch.gradient if batch.own_gradient is None else batch.own_gradient
     own_model = model._replace(slope=slopes(own, (direction, previous)))
     undamped = model._replace(damping=tf.zeros_like(model.damping))

@@ -7,19 +7,20 @@ three sequences of weights (Defazio et al., 2024, "The Road Less Scheduled", arX
 
     z <- z + δ                     takes whole steps,
     x <- (1 - c) x + c z           is their mean, with c = 1/(n + 1) after n steps,
-    y  = (1 - β) z + β x           is where the gradient and the curvature are taken.
+    y  = λ z + (1 - λ) x           is where the gradient and the curvature are taken.
 
-The model's weights are y. What is kept beside them is the reserve `r = β (z - x)`, so that
+The model's weights are y. What is kept beside them is the reserve `r = (1 - λ) (z - x)`, so that
 
-    y <- y + (1 - β) δ + c (r + β δ),
-    r <- (1 - c) (r + β δ).
+    y <- y + λ δ + c (r + (1 - λ) δ),
+    r <- (1 - c) (r + (1 - λ) δ).
 
-β is that of the averaged gradient (`averaging`): 0 where batches agree, and then whole steps are
-taken. It need not be constant, since all that was held back is in r. No horizon has to be known:
-noise dies down as with a decay of the learning rate.
+λ is 1 where batches agree, and then whole steps are taken. Where the noise ratio R (`averaging`) is
+above 1 it is 1/R, as the weight of the newest gradient in its average, and less where the next
+batch says that even this leads nowhere (`trust`). It need not be constant, since all that was held
+back is in r. No horizon has to be known.
 
 Averaging starts anew, with nothing held back, when the data have changed: after `SURPRISES` batches
-in a row with an objective far above the usual one, or when a step was taken back to where it began.
+in a row whose objective stands out, or when a step was taken back to where it began.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Release(NamedTuple):
     """What leaves the reserve, and what stays in it; both empty where none is kept.
 
     Attributes:
-        coming: `c (r + β δ)`, one tensor for each variable.
+        coming: `c (r + (1 - λ) δ)`, one tensor for each variable.
         left: The new r.
     """
 
@@ -54,7 +55,7 @@ class Release(NamedTuple):
 
 
 def keeps_reserve(settings: Settings) -> bool:
-    """Whether parts of steps are held back: the model chooses them, and β may be above 0."""
+    """Whether parts of steps are held back: the model chooses them, and averages are kept."""
     return settings.chooses_step and settings.gradient_decay > 0
 
 
@@ -122,14 +123,14 @@ def started_anew(memory: Memory, now: tf.Tensor) -> Memory:
     ).with_scalars(averaged_steps=tf.where(now, tf.zeros_like(count), count))
 
 
-def with_surprise(memory: Memory, unusual: tf.Tensor) -> Memory:
+def with_surprise(memory: Memory, stands_out: tf.Tensor) -> Memory:
     """Count batches in a row that are unlike the others, and start anew when the data changed.
 
     Args:
         memory: The optimizer's memory.
-        unusual: Whether the objective of this batch is far above the usual one.
+        stands_out: Whether the objective of this batch is far above the usual one.
     """
-    surprises = tf.where(unusual, memory.scalars.surprises + 1, 0)
+    surprises = tf.where(stands_out, memory.scalars.surprises + 1, 0)
     changed = surprises >= SURPRISES
     memory = memory.with_scalars(surprises=tf.where(changed, tf.zeros_like(surprises), surprises))
     return started_anew(memory, changed)

@@ -9,33 +9,11 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.damping import RETRY
 from tf_kfgn.optimizers.memory import Memory
 
-# Times the usual objective from which a batch is suspicious.
-SUSPICIOUS = 2.0
-
 # A step that has multiplied the objective of the next batch by this is taken back.
 WORSE = 2.0
-
-
-def is_unusual(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.Tensor:
-    """Whether the objective of a batch is far above the usual one, or not finite.
-
-    Args:
-        memory: The optimizer's memory, before it learns of this batch.
-        batch: What the batch brings.
-        objective: Before the step, if it is known. One that may be negative has no usual magnitude,
-            and is unusual only where it is not finite.
-    """
-    if objective is None or batch.tape is None:
-        return tf.constant(False)
-    unusual = ~tf.math.is_finite(objective)
-    if batch.tape.losses_are_nonnegative:
-        usual = memory.scalars.usual_objective
-        unusual |= (usual > 0) & (objective > SUSPICIOUS * usual)
-    return unusual
 
 
 def is_much_better(back: tf.Tensor, here: tf.Tensor) -> tf.Tensor:

@@ -25,6 +25,7 @@ class Settings:
     step_size: float | None
     momentum: float | None
     gradient_decay: float
+    overshoot: float | None
     curvature_decay: float
     factor_period: int
     inverse_period: int
@@ -39,6 +40,7 @@ class Settings:
         check_number("step_size", self.step_size, POSITIVE)
         check_number("momentum", self.momentum, 0.0)
         check_number("gradient_decay", self.gradient_decay, 0.0, 1.0, optional=False)
+        check_number("overshoot", self.overshoot, 0.0)
         check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
         check_period("factor_period", self.factor_period)
         check_period("inverse_period", self.inverse_period)

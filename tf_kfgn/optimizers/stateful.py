@@ -166,6 +166,14 @@ class Stateful(HookedOptimizer):
         return self._scalar("fresh_slope")
 
     @property
+    def trust(self) -> Any:
+        """The largest share taken at once of a step that the model chose, a scalar variable.
+
+        1 at first; lower once the next batch says that whole steps no longer make progress.
+        """
+        return self._scalar("trust")
+
+    @property
     def comparisons(self) -> Any:
         """Updates that measured the objective once more, a scalar variable."""
         return self._scalar("comparisons")

@@ -54,7 +54,12 @@ from tf_kfgn.optimizers.damping import (
     with_initial_damping,
 )
 from tf_kfgn.optimizers.memory import Memory
-from tf_kfgn.optimizers.objective import known_objective, with_usual_objective
+from tf_kfgn.optimizers.objective import (
+    is_unusual,
+    known_objective,
+    stands_out,
+    with_usual_objective,
+)
 from tf_kfgn.optimizers.proposal import Proposal, propose
 from tf_kfgn.optimizers.reserve import (
     released,
@@ -63,8 +68,9 @@ from tf_kfgn.optimizers.reserve import (
     with_surprise,
     without_last_release,
 )
-from tf_kfgn.optimizers.retreat import is_much_better, is_unusual, with_retreat
+from tf_kfgn.optimizers.retreat import is_much_better, with_retreat
 from tf_kfgn.optimizers.settings import Settings
+from tf_kfgn.optimizers.trust import with_trust
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -109,7 +115,7 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     """
     objective = known_objective(batch, memory.scalars.damping.dtype)
     unusual = is_unusual(memory, batch, objective)
-    last, memory = memory, with_surprise(memory, unusual)
+    last, memory = memory, with_surprise(memory, stands_out(memory, batch, objective))
     proposal = propose(settings, layout, memory, batch, room_below(memory, batch, objective))
     old = [tf.convert_to_tensor(variable) for variable in layout.variables]
     moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
@@ -232,6 +238,7 @@ def with_step(
     if objective is not None:
         memory = with_usual_objective(memory, objective, learns)
     memory = with_noise_ratio(memory, proposal.fresh_curvature)
+    memory = with_trust(settings, memory, proposal)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
     mean_gradient = memory.mean_gradient

@@ -80,7 +80,7 @@ class MemoryVariables:
             for block in layout.blocks
         ]
         self.previous_step = optimizer.add_optimizer_variables(layout.variables, "previous_step")
-        initial = {"damping": constant, "initial_damping": constant}
+        initial = {"damping": constant, "initial_damping": constant, "trust": "ones"}
         self.scalars = Scalars(
             *(
                 add(name, (), initial.get(name, "zeros"), "int64" if name in _COUNTERS else dtype)
