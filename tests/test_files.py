@@ -237,9 +237,9 @@ def test_one_of_ours_takes_over_the_state_of_another(name, tmp_path):
         dict(kv for part in named_variables(m.optimizer, m.optimizer.memory) for kv in part.items())
         for m in (loaded, model)
     )
-    # A search, and an average of gradients, is what the one has and the other has not.
+    # A search, and averages of gradients and steps, is what the one has and the other has not.
     assert all(
-        key.startswith(("mean_gradient_", "cg_", "chosen_", "total_cg_"))
+        key.startswith(("mean_gradient_", "reserve_", "cg_", "chosen_", "total_cg_"))
         for key in set(found) ^ set(expected)
     )
     for key in set(found) & set(expected):
