@@ -126,7 +126,7 @@ class NumpyKFRA:
             shorter = min(1, 1.5 * fall / (c @ M @ c), room / fall)
             self.bounded += shorter < 1
             c = c * shorter
-        self.shortened += self.trust < 1 - beta
+        self.shortened += self.trust < 1
         share = min(self.trust, 1 - beta)
         held = [(1 - share) * (c[0] * d + c[1] * p) for d, p in zip(*basis, strict=True)]
         c = c * share

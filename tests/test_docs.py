@@ -335,7 +335,7 @@ def test_the_code_of_train_step(page):
     )
     assert second < first
     page.run()
-    assert {"damping", "loss", "noise_ratio"} <= set(page["watched"].history.history)
+    assert {"damping", "loss", "trust"} <= set(page["watched"].history.history)
     page.run(images=np.float32(x[:, :1] * np.sign(np.arange(6) - 2.5) > 0))
     totals = page["vae"].history.history["total"]
     assert totals[-1] < totals[0]

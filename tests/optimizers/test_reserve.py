@@ -9,19 +9,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from noisy_regression import excess, trained
 from updates import OPTIMIZERS, batches, joint_weights, made_eager
 
 import tf_kfgn
 from tf_kfgn.optimizers.memory import Memory, Scalars
-from tf_kfgn.optimizers.objective import stands_out
+from tf_kfgn.optimizers.objective import is_unusual, stands_out
 from tf_kfgn.optimizers.reserve import (
     SURPRISES,
-    released,
     started_anew,
-    with_release,
+    with_held_back,
+    with_reserve_of,
     with_surprise,
-    without_last_release,
 )
+from tf_kfgn.optimizers.update import with_release, without_last_step
 
 
 def empty_memory(size=3, keeps=True):
@@ -32,12 +33,15 @@ def empty_memory(size=3, keeps=True):
     return Memory([], [], scalars, [], [tf.zeros(size, tf.float64)] if keeps else [])
 
 
-def moved(memory, weights, step, beta, taken=True):
+def moved(memory, weights, step, beta, taken=True, moving=True):
     """The weights after a step of which the part β is held back, and the memory of it."""
-    proposal = SimpleNamespace(held_back=[tf.constant(beta * step)])
-    release = released(memory, proposal)
-    weights = release.added([weights + (1 - beta) * step])[0] if taken else weights
-    return with_release(memory, release, tf.constant(taken)), weights
+    step = [tf.constant((1 - beta) * step)]
+    proposal = SimpleNamespace(step=step, held_back=tf.constant(beta / (1 - beta), tf.float64))
+    after = with_held_back(memory, proposal, [moving])
+    if taken:
+        weights = with_release(after, [weights + step[0] if moving else weights])[0]
+        memory = memory._replace(previous_step=step)
+    return with_reserve_of(memory, after, tf.constant(taken)), weights
 
 
 def test_the_weights_are_between_the_steps_and_their_mean_as_schedule_free():
@@ -84,12 +88,18 @@ def test_a_step_that_is_not_taken_leaves_the_average_as_it_was():
 def test_the_way_back_leads_to_where_the_last_step_began():
     memory, before = empty_memory(), tf.zeros(3, tf.float64)
     for t in range(4):
-        step = np.arange(3.0) - t
-        memory, after = moved(memory, before, step, 0.8)
-        back = without_last_release(memory, [after - 0.2 * step])[0]
-        np.testing.assert_allclose(back, before, rtol=1e-6, atol=1e-6)
-        assert np.abs(after - 0.2 * step - before).max() > 1e-3  # more than that step came in
+        memory, after = moved(memory, before, np.arange(3.0) - t, 0.8)
+        back = without_last_step(memory, [after])[0]
+        np.testing.assert_allclose(back, before, rtol=1e-12, atol=1e-12)
+        assert np.abs(after - memory.previous_step[0] - before).max() > 1e-3  # more came in
         before = after
+
+
+def test_of_a_variable_that_does_not_move_nothing_comes_in():
+    memory, weights = moved(empty_memory(), tf.zeros(3, tf.float64), np.ones(3), 0.5)
+    memory, later = moved(memory, weights, np.zeros(3), 0.5, moving=False)
+    np.testing.assert_array_equal(later, weights)
+    np.testing.assert_array_equal(memory.reserve[0], 0)
 
 
 def test_averaging_starts_anew_after_some_surprises_in_a_row_and_after_no_single_one():
@@ -105,12 +115,10 @@ def test_averaging_starts_anew_after_some_surprises_in_a_row_and_after_no_single
 
 
 def test_without_a_reserve_nothing_is_kept():
-    memory = empty_memory(keeps=False)
-    release = released(memory, SimpleNamespace(held_back=[]))
-    weights = [tf.ones(3)]
-    assert release.added(weights) is weights
-    assert without_last_release(memory, weights) is weights
-    assert with_release(memory, release, tf.constant(True)) is memory
+    memory, weights = empty_memory(keeps=False), [tf.ones(3)]
+    assert with_held_back(memory, SimpleNamespace(), [True]) is memory
+    assert with_release(memory, weights) is weights
+    assert with_reserve_of(memory, memory, tf.constant(True)) is memory
     assert started_anew(memory, tf.constant(True)) is memory
 
 
@@ -136,46 +144,33 @@ def test_the_same_batch_again_holds_nothing_back(optimizer):
     assert held < 1e-2 * moves
 
 
-# A linear regression whose targets are mostly noise
-
-
-def noisy(updates, noise):
-    """A regression after some updates in batches of 16, and what makes the batches."""
-    keras.utils.set_random_seed(0)
-    generator = np.random.default_rng(0)
-    weights = generator.normal(size=(30, 1))
-    model = keras.Sequential([keras.Input((30,)), keras.layers.Dense(1)])
-    tf_kfgn.enable_curvature(model)
-    model.compile(tf_kfgn.KFLR(), "mse", jit_compile=False)
-
-    def batch(size, sign=1.0, noise=noise):
-        x = generator.normal(size=(size, 30)).astype("float32")
-        y = sign * x @ weights + noise * generator.normal(size=(size, 1))
-        return x, y.astype("float32")
-
-    for _ in range(updates):
-        model.train_on_batch(*batch(16))
-    return model, batch
-
-
-def excess(model, batch, sign=1.0):
-    x, y = batch(2000, sign, noise=0.0)
-    return float(np.mean((model.predict(x, verbose=0) - y) ** 2))
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_weights_that_are_frozen_later_stay_where_they_are(optimizer):
+    model = made_eager(optimizer())
+    for x, y in batches(12, size=6):
+        model.train_on_batch(x, y)
+    assert np.abs(model.optimizer.memory.reserve[0]).max() > 0
+    model.layers[0].trainable = False
+    frozen, others = joint_weights(model)[:1], joint_weights(model)[1:]
+    for x, y in batches(3, size=6, seed=1):
+        model.train_on_batch(x, y)
+    np.testing.assert_array_equal(joint_weights(model)[0], frozen[0])
+    assert np.abs(joint_weights(model)[1] - others[0]).max() > 0
 
 
 def test_where_noise_rules_the_error_falls_as_long_as_training_goes_on():
     keras.config.set_floatx("float32")
-    early, late = (excess(*noisy(updates, noise=3.0)) for updates in (400, 1600))
+    early, late = (excess(*trained(updates)) for updates in (400, 1600))
     assert late < 0.8 * early
 
 
 def test_when_the_data_change_averaging_starts_anew():
     keras.config.set_floatx("float32")
-    model, batch = noisy(100, noise=0.1)
+    model, batch = trained(100, noise=0.1)
     start = excess(model, batch, sign=-1.0)
     assert int(model.optimizer.memory.scalars.averaged_steps) > 80
     for _ in range(30):
-        model.train_on_batch(*batch(16, sign=-1.0))
+        model.train_on_batch(*batch(sign=-1.0))
     assert int(model.optimizer.memory.scalars.averaged_steps) <= 30
     assert excess(model, batch, sign=-1.0) < 0.05 * start
 
@@ -196,9 +191,9 @@ def test_an_objective_stands_out_by_what_is_usual(objective, deviation, expected
         usual_objective=tf.constant(1.0, tf.float64),
         usual_deviation=tf.constant(deviation, tf.float64),
     )
-    batch = SimpleNamespace(tape=SimpleNamespace(losses_are_nonnegative=True))
-    assert bool(stands_out(memory, batch, tf.constant(objective, tf.float64))) == expected
-    batch.tape.losses_are_nonnegative = False
-    assert bool(stands_out(memory, batch, tf.constant(objective, tf.float64))) == math.isnan(
-        objective
-    )
+    objective = tf.constant(objective, tf.float64)
+    for nonnegative in (True, False):
+        batch = SimpleNamespace(tape=SimpleNamespace(losses_are_nonnegative=nonnegative))
+        unusual = is_unusual(memory, batch, objective)
+        wanted = expected if nonnegative else bool(tf.math.is_nan(objective))
+        assert bool(stands_out(memory, unusual, objective)) == wanted

@@ -45,6 +45,7 @@ def test_updates_equal_the_numpy_transcription(damping):
         ratios.append(plain.rho)
     assert len(set(dampings)) > 1  # the damping was adapted
     assert plain.averaged > 5  # the gradients were averaged
+    assert plain.shortened > 2  # steps were shortened, since batches told that they were too long
     assert all(np.abs(r).max() > 0 for r in plain.reserve)  # and parts of steps are held back
     assert plain.bounded > 0  # the bound held some steps back
     assert plain.compared == 10 + 2 == len(set(ratios))  # early ones, and then every third

@@ -39,6 +39,7 @@ from tf_kfgn.optimizers.hessian_free_variables import SearchMemory
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.objective import is_unusual, known_objective
 from tf_kfgn.optimizers.proposal import Proposal, scaled, zero_unless
+from tf_kfgn.optimizers.retreat import seems_astray
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.step_size import dot
 from tf_kfgn.optimizers.update import Trial, judged, select, with_step, without_last_step
@@ -118,7 +119,7 @@ class Candidates(NamedTuple):
             fresh_curvature=tf.constant(float("nan"), length.dtype),
             fresh_slope=tf.cast(dot(self.gradient, memory.previous_step), length.dtype),
             mean_gradient=[],
-            held_back=[],
+            held_back=tf.zeros_like(length),
         )
 
 
@@ -211,8 +212,7 @@ def move(
         return _with_search(memory, past, found, found.last, finite)
 
     # Forward passes of the same batch: back along the iterates, or where the last step began.
-    unusual = is_unusual(memory, batch, objective)
-    astray = unusual & (memory.scalars.last_moved > 0)
+    astray = seems_astray(memory, is_unusual(memory, batch, objective))
     due = finite & comparison_due(settings, memory, proposal, batch.iteration) & ~astray
     length = tf.where(due, rate, bounded)
     before = measured(batch, due | astray, tf.zeros_like(proposal.change))

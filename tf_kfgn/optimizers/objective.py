@@ -88,15 +88,14 @@ def is_unusual(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.
     return unusual
 
 
-def stands_out(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.Tensor:
-    """Whether it is unusual, and also far above the usual one as these batches differ.
+def stands_out(memory: Memory, unusual: tf.Tensor, objective: tf.Tensor | None) -> tf.Tensor:
+    """Whether an unusual objective is also far above the usual one as these batches differ.
 
     Args:
         memory: The optimizer's memory, before it learns of this batch.
-        batch: What the batch brings.
+        unusual: Whether the objective is.
         objective: Before the step, if it is known.
     """
-    unusual = is_unusual(memory, batch, objective)
     if objective is None:
         return unusual
     scalars = memory.scalars

@@ -33,7 +33,7 @@ class Proposal(NamedTuple):
         fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before; or NaN.
         fresh_slope: `g^T δ₀`, likewise.
         mean_gradient: ḡ, with this batch's gradient in it; empty where no average is kept.
-        held_back: (1 - λ) δ, the part of it that goes to the reserve; empty where none is kept.
+        held_back: `(1 - λ) / λ`, the part of δ that goes to the reserve, in units of the step.
     """
 
     step: list[tf.Tensor]
@@ -44,7 +44,7 @@ class Proposal(NamedTuple):
     fresh_curvature: tf.Tensor
     fresh_slope: tf.Tensor
     mean_gradient: list[tf.Tensor]
-    held_back: list[tf.Tensor]
+    held_back: tf.Tensor
 
     @property
     def is_finite(self) -> tf.Tensor:
@@ -91,7 +91,7 @@ def propose(
             fresh_curvature=tf.constant(math.nan, dtype),
             fresh_slope=scalars.fresh_slope,
             mean_gradient=memory.mean_gradient,
-            held_back=[tf.zeros_like(piece) for piece in memory.reserve],
+            held_back=tf.constant(0.0, dtype),
         )
 
     # Near convergence the squares of a direction would underflow. Powers of two change no digit.
@@ -107,13 +107,10 @@ def propose(
     )
     chosen = minimise(model, alpha, mu, MOST_MOMENTUM / scales[1])
     coefficients = learning_rate * chosen
-    held_back: list[tf.Tensor] = []
-    if settings.chooses_step:  # a rate below 1 shortens what is within bounds
+    share = share_taken_at_once(settings, memory)
+    if settings.chooses_step:  # a rate or share below 1 shortens what is within bounds
         longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
-        whole = tf.minimum(learning_rate, 1) * longest
-        coefficients = share_taken_at_once(settings, memory) * whole
-        if memory.reserve:
-            held_back = combined(whole - coefficients, direction, previous)
+        coefficients = tf.minimum(learning_rate, 1) * share * longest
     own = batch.gradient if batch.own_gradient is None else batch.own_gradient
     own_model = model._replace(slope=slopes(own, (direction, previous)))
     undamped = model._replace(damping=tf.zeros_like(model.damping))
@@ -126,7 +123,7 @@ def propose(
         fresh_curvature=model.curvature[1, 1] / scales[1] ** 2,
         fresh_slope=own_model.slope[1] / scales[1],
         mean_gradient=gradient if memory.mean_gradient else [],
-        held_back=held_back,
+        held_back=1 / share - 1,
     )
 
 

@@ -25,33 +25,15 @@ in a row whose objective stands out, or when a step was taken back to where it b
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from tf_kfgn.optimizers.memory import Memory
-from tf_kfgn.optimizers.proposal import Proposal
+from tf_kfgn.optimizers.proposal import Proposal, zero_unless
 from tf_kfgn.optimizers.settings import Settings
 
 SURPRISES = 2
-
-
-class Release(NamedTuple):
-    """What leaves the reserve, and what stays in it; both empty where none is kept.
-
-    Attributes:
-        coming: `c (r + (1 - λ) δ)`, one tensor for each variable.
-        left: The new r.
-    """
-
-    coming: list[tf.Tensor]
-    left: list[tf.Tensor]
-
-    def added(self, weights: list[tf.Tensor]) -> list[tf.Tensor]:
-        """The weights after it has come in."""
-        if not self.coming:
-            return weights
-        return [w + tf.cast(c, w.dtype) for w, c in zip(weights, self.coming, strict=True)]
 
 
 def keeps_reserve(settings: Settings) -> bool:
@@ -59,51 +41,53 @@ def keeps_reserve(settings: Settings) -> bool:
     return settings.chooses_step and settings.gradient_decay > 0
 
 
-def released(memory: Memory, proposal: Proposal) -> Release:
-    """Mix what is held back of a step into the reserve, and take out what comes in with it.
+def with_held_back(memory: Memory, proposal: Proposal, moving: Sequence[bool]) -> Memory:
+    """Mix what is held back of a step into the reserve, and count the step.
 
     Args:
         memory: The optimizer's memory, before the step.
         proposal: The step.
-    """
-    if not memory.reserve:
-        return Release([], [])
-    count = tf.cast(memory.scalars.averaged_steps, memory.scalars.damping.dtype)
-    share = 1 / (count + 2)
-    pool = [r + h for r, h in zip(memory.reserve, proposal.held_back, strict=True)]
-    coming = [tf.cast(share, p.dtype) * p for p in pool]
-    return Release(coming, [p - c for p, c in zip(pool, coming, strict=True)])
+        moving: Whether each variable moves. Of one that does not, the reserve is given up.
 
-
-def with_release(memory: Memory, release: Release, taken: tf.Tensor) -> Memory:
-    """Keep the new reserve, if the step was taken.
-
-    Args:
-        memory: The optimizer's memory.
-        release: What came in.
-        taken: Whether the weights moved.
+    Returns:
+        The memory after the step; `released` is what comes in with it.
     """
     if not memory.reserve:
         return memory
-    left = tf.cond(taken, lambda: release.left, lambda: memory.reserve)
-    count = memory.scalars.averaged_steps + tf.cast(taken, tf.int64)
-    return memory._replace(reserve=left).with_scalars(averaged_steps=count)
+    count = memory.scalars.averaged_steps + 1
+    left = tf.cast(count / (count + 1), memory.scalars.damping.dtype)  # 1 - c
+    mixed = [
+        tf.cast(left, r.dtype) * r + tf.cast(left * proposal.held_back, r.dtype) * d
+        for r, d in zip(memory.reserve, proposal.step, strict=True)
+    ]
+    reserve = zero_unless(moving, mixed)
+    return memory._replace(reserve=reserve).with_scalars(averaged_steps=count)
 
 
-def without_last_release(memory: Memory, weights: list[tf.Tensor]) -> list[tf.Tensor]:
-    """The weights without what came in with the last step: `c / (1 - c)` of what was left then.
+def released(memory: Memory) -> list[tf.Tensor]:
+    """What came in with the last step: `c / (1 - c)` of what is left; empty without a reserve.
 
     Args:
         memory: The optimizer's memory, after that step.
-        weights: From which to take it.
+    """
+    count = memory.scalars.averaged_steps
+    return [tf.math.divide_no_nan(r, tf.cast(count, r.dtype)) for r in memory.reserve]
+
+
+def with_reserve_of(memory: Memory, other: Memory, now: tf.Tensor) -> Memory:
+    """The same memory, but with the reserve of another one.
+
+    Args:
+        memory: The optimizer's memory.
+        other: Where the reserve is taken from.
+        now: Whether to.
     """
     if not memory.reserve:
-        return weights
-    share = tf.math.divide_no_nan(1.0, tf.cast(memory.scalars.averaged_steps, tf.float32))
-    return [
-        w - tf.cast(share, w.dtype) * tf.cast(r, w.dtype)
-        for w, r in zip(weights, memory.reserve, strict=True)
-    ]
+        return memory
+    count, others = memory.scalars.averaged_steps, other.scalars.averaged_steps
+    return memory._replace(
+        reserve=tf.cond(now, lambda: other.reserve, lambda: memory.reserve)
+    ).with_scalars(averaged_steps=tf.where(now, others, count))
 
 
 def started_anew(memory: Memory, now: tf.Tensor) -> Memory:
@@ -116,11 +100,10 @@ def started_anew(memory: Memory, now: tf.Tensor) -> Memory:
     if not memory.reserve:
         return memory
     count = memory.scalars.averaged_steps
-    return memory._replace(
-        reserve=tf.cond(
-            now, lambda: [tf.zeros_like(r) for r in memory.reserve], lambda: memory.reserve
-        )
-    ).with_scalars(averaged_steps=tf.where(now, tf.zeros_like(count), count))
+    empty = tf.cond(now, lambda: [tf.zeros_like(r) for r in memory.reserve], lambda: memory.reserve)
+    return memory._replace(reserve=empty).with_scalars(
+        averaged_steps=tf.where(now, tf.zeros_like(count), count)
+    )
 
 
 def with_surprise(memory: Memory, stands_out: tf.Tensor) -> Memory:

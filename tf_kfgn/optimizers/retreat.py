@@ -16,6 +16,16 @@ from tf_kfgn.optimizers.memory import Memory
 WORSE = 2.0
 
 
+def seems_astray(memory: Memory, unusual: tf.Tensor) -> tf.Tensor:
+    """Whether the last step is to be looked at again.
+
+    Args:
+        memory: The optimizer's memory, before it learns of this batch.
+        unusual: Whether the objective of this batch is.
+    """
+    return unusual & (memory.scalars.last_moved > 0)
+
+
 def is_much_better(back: tf.Tensor, here: tf.Tensor) -> tf.Tensor:
     """Whether the objective was much lower before the last step, or finite where it no longer is.
 

@@ -9,10 +9,10 @@ change that the last step made is, in expectation, `s - c/2`:
 - `s = c/2`: it ended as high as it began. Steps of this length stand still, however long the run;
 - `s < 0`: it should have been longer.
 
-So the share of each step that is taken, λ, follows `o c - s`, where o, the overshoot that is
-tolerated, is a little below 1/2: steps stay as long as progress allows, since the directions in
-which the objective curves least need long ones, and get shorter where there would be none. With the
-same batch in every update s is 0, and λ stays at 1.
+So the largest share of each step that is taken at once, λ, follows `o c - s`, where o, the
+overshoot that is tolerated, is a little below 1/2: steps stay as long as progress allows, since the
+directions in which the objective curves least need long ones, and get shorter where there would be
+none. With the same batch in every update s is 0, and λ stays at 1.
 
 What is not taken at once is held back (`reserve`), or given up where no reserve is kept.
 

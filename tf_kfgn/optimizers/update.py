@@ -64,11 +64,11 @@ from tf_kfgn.optimizers.proposal import Proposal, propose
 from tf_kfgn.optimizers.reserve import (
     released,
     started_anew,
-    with_release,
+    with_held_back,
+    with_reserve_of,
     with_surprise,
-    without_last_release,
 )
-from tf_kfgn.optimizers.retreat import is_much_better, with_retreat
+from tf_kfgn.optimizers.retreat import is_much_better, seems_astray, with_retreat
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.trust import with_trust
 from tf_kfgn.recording.tape import CurvatureTape
@@ -115,7 +115,7 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     """
     objective = known_objective(batch, memory.scalars.damping.dtype)
     unusual = is_unusual(memory, batch, objective)
-    last, memory = memory, with_surprise(memory, stands_out(memory, batch, objective))
+    last, memory = memory, with_surprise(memory, stands_out(memory, unusual, objective))
     proposal = propose(settings, layout, memory, batch, room_below(memory, batch, objective))
     old = [tf.convert_to_tensor(variable) for variable in layout.variables]
     moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
@@ -124,13 +124,14 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
         finite &= tf.math.is_finite(objective)
     new = select(finite, moved, old)
     if not is_measurable(settings, batch):
-        release = released(memory, proposal)
-        replicas.store(layout.variables, select(finite, release.added(new), old))
+        after_step = with_held_back(memory, proposal, batch.moving)
+        kept = select(finite, with_release(after_step, new), old)
+        replicas.store(layout.variables, kept)
         memory = with_step(settings, memory, proposal, finite, finite, finite, objective)
-        return with_release(memory, release, finite)
+        return with_reserve_of(memory, after_step, finite)
 
     # One more forward pass at most: after the step, or where the last one began.
-    astray = unusual & (memory.scalars.last_moved > 0)
+    astray = seems_astray(memory, unusual)
     due = finite & comparison_due(settings, memory, proposal, batch.iteration) & ~astray
     before = measured(batch, due | astray, tf.zeros_like(proposal.change))
 
@@ -172,8 +173,16 @@ class Trial(NamedTuple):
 
 def without_last_step(memory: Memory, weights: list[tf.Tensor]) -> list[tf.Tensor]:
     """The weights before the last step, and before what came in with it."""
-    back = [w - tf.cast(d, w.dtype) for w, d in zip(weights, memory.previous_step, strict=True)]
-    return without_last_release(memory, back)
+    for moves in (memory.previous_step, released(memory)):
+        if moves:
+            weights = [w - tf.cast(d, w.dtype) for w, d in zip(weights, moves, strict=True)]
+    return weights
+
+
+def with_release(memory: Memory, weights: list[tf.Tensor]) -> list[tf.Tensor]:
+    """The weights with what comes in from the reserve, where one is kept."""
+    coming = released(memory)
+    return [w + c for w, c in zip(weights, coming, strict=True)] if coming else weights
 
 
 def judged(
@@ -205,12 +214,12 @@ def judged(
     memory = with_adapted_damping(settings, memory, told, ratio)
     taken = finite & (acceptable(settings, batch, actual, ratio) | ~told)
     finite &= tf.math.is_finite(actual) | ~due
-    release = released(memory, proposal)
-    kept = select(taken, release.added(new), old)
+    after_step = with_held_back(memory, proposal, batch.moving)
+    kept = select(taken, with_release(after_step, new), old)
     replicas.store(layout.variables, tf.cond(retreats, back, lambda: kept))
     learns = finite & ~retreats
     memory = with_step(settings, memory, proposal, taken & ~retreats, learns, finite, objective)
-    memory = started_anew(with_release(memory, release, taken & ~retreats), retreats)
+    memory = started_anew(with_reserve_of(memory, after_step, taken), retreats)
     comparisons = memory.scalars.comparisons + tf.cast(due | astray, tf.int64)
     return with_retreat(memory.with_scalars(comparisons=comparisons), retreats), learns
 
