@@ -137,7 +137,8 @@ class NumpyKFRA:
 
         # How much more the last step curved on its own batch than on this one.
         if self.t > 0:
-            self.R = 0.9 * self.R + 0.1 * np.clip(self.own / C[1, 1], 0.1, 100)
+            most = min(10 * max(self.R, 1), 100)
+            self.R = 0.9 * self.R + 0.1 * np.clip(self.own / C[1, 1], 0.1, most)
         self.own = c @ C @ c
 
         # Whether the last step was too long for this batch.

@@ -224,10 +224,12 @@ def test_a_useless_batch_is_counted_and_changes_nothing(training, batch, good):
     training.start_over()
     training.update(good)
     weights, curvature = training.model.get_weights(), training.curvature()
+    noise_ratio = float(training.optimizer.noise_ratio)
     training.model.train_on_batch(*batch)
     assert int(training.optimizer.nonfinite_steps) == 1
     assert int(training.optimizer.rejected_steps) == 1
     assert same(training.model.get_weights(), weights)
+    assert float(training.optimizer.noise_ratio) == noise_ratio
     if batch[0] is not X:  # else only the targets are useless, and the curvature is not
         assert same(training.curvature(), curvature)
     assert training.is_finite()

@@ -47,11 +47,13 @@ def test_rows_say_what_each_block_is(capsys):
     "optimizer",
     [
         tf_kfgn.KFRA(max_factor_size=64),
+        tf_kfgn.KFRA(gradient_decay=0.0),
+        tf_kfgn.KFAC(step_size=0.1),
         tf_kfgn.HessianFree(),
         tf_kfgn.HessianFree(warm_start=0.0),
         tf_kfgn.HessianFree(preconditioner="kfra", max_factor_size=64),
     ],
-    ids=["KFRA", "HessianFree", "from zeros", "preconditioned"],
+    ids=["KFRA", "no averages", "fixed step", "HessianFree", "from zeros", "preconditioned"],
 )
 def test_the_state_is_what_the_optimizer_holds(optimizer):
     made = tf_kfgn.enable_curvature(model())
@@ -87,7 +89,7 @@ def test_by_hand_for_one_layer():
     preconditioning = 2 * 10 * 4 * (10 + 4)
     expected = (factors / 2 + inverses / 4 + preconditioning) / gradient + 4 / 3
     assert row["work"] == pytest.approx(expected)
-    assert row["state_mib"] == pytest.approx(4 * (2 * (100 + 16) + 2 * 40) / 2**20)
+    assert row["state_mib"] == pytest.approx(4 * (2 * (100 + 16) + 3 * 40) / 2**20)
 
 
 def test_hessian_free_has_blocks_only_to_precondition(capsys):

@@ -267,6 +267,27 @@ def test_the_ratio_is_that_of_the_products_with_the_last_step():
     assert own != pytest.approx(fresh, rel=0.05)
 
 
+def test_one_batch_of_another_kind_raises_the_ratio_little():
+    model = made_eager(tf_kfgn.KFLR())
+    model.optimizer.build(model.trainable_variables)
+    memory = model.optimizer.memory.read()
+    memory = memory.with_scalars(last_moved=tf.ones_like(memory.scalars.last_moved))
+
+    def after(own, times=1, learns=True):
+        changed = memory.with_scalars(own_curvature=tf.constant(own, tf.float64))
+        for _ in range(times):
+            ratio = averaging.with_noise_ratio(
+                changed, tf.constant(1.0, tf.float64), tf.constant(learns)
+            ).scalars.noise_ratio
+            changed = changed.with_scalars(noise_ratio=ratio)
+        return float(changed.scalars.noise_ratio)
+
+    assert after(5.0) == pytest.approx(1.4)
+    assert after(1e9) == after(10.0) == pytest.approx(1.9)
+    assert after(1e9, times=20) > 80
+    assert after(5.0, learns=False) == 0.0
+
+
 def test_the_weight_of_the_old_gradients_has_a_limit():
     settings = tf_kfgn.KFRA(gradient_decay=0.7).settings
     weights = [float(averaging.weight_of_old(settings, tf.constant(r))) for r in (0.0, 0.5, 1e6)]

@@ -12,6 +12,7 @@ from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import GaussNewton, HessianFree
+from tf_kfgn.optimizers.reserve import keeps_reserve
 from tf_kfgn.optimizers.settings import Settings
 
 MIB = 2**20
@@ -131,18 +132,19 @@ def cost_against_gradient(
 def state_size(block: Block, variables: Sequence[Any], optimizer: GaussNewton) -> int:
     """Bytes that an optimizer remembers of a block.
 
-    Its state, the previous step, and the mean gradient if one is kept; of `HessianFree` the last
-    solution, and the state only if it preconditions.
+    Its state, the previous step, and the mean gradient and the reserve if they are kept; of
+    `HessianFree` the last solution, and the state only if it preconditions.
 
     Args:
         block: A block.
         variables: Its variables.
         optimizer: Whose settings count.
     """
-    more = optimizer.settings.gradient_decay
+    settings = optimizer.settings
+    averages = settings.gradient_decay > 0
     if isinstance(optimizer, HessianFree):
-        more = optimizer.search.warm_start
-    copies = 2 if more else 1
+        averages = optimizer.search.warm_start > 0
+    copies = 1 + averages + keeps_reserve(settings)
     types = [tf.as_dtype(variable.dtype) for variable in variables]
     own = 0
     if keeps_blocks(optimizer):

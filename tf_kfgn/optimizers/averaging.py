@@ -23,9 +23,11 @@ import tensorflow as tf
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
 
-# Weight of the old R when a new one comes, and where a single one is clipped.
+# Weight of the old R when a new one comes, where a single one is clipped, and how many times the
+# old R it may be: one batch of another kind, of a single row say, is no noise of the others.
 _DECAY = 0.9
 _RANGE = (0.1, 100.0)
+_LARGEST_RISE = 10.0
 
 
 def averaged_gradient(
@@ -74,19 +76,21 @@ def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
     return tf.where(old > 0, _DECAY * old + (1 - _DECAY) * new, new)
 
 
-def with_noise_ratio(memory: Memory, fresh_curvature: tf.Tensor) -> Memory:
+def with_noise_ratio(memory: Memory, fresh_curvature: tf.Tensor, learns: tf.Tensor) -> Memory:
     """Measure R of the last step, if it was made and has curvature.
 
     Args:
         memory: The optimizer's memory, before it learns of a new step.
         fresh_curvature: δ₀^T C δ₀ on the batch after the one that made δ₀.
+        learns: Whether anything is learnt from this batch; nothing of an empty one.
     """
     scalars = memory.scalars
     known = (scalars.last_moved > 0) & (scalars.own_curvature > 0) & (fresh_curvature >= 0)
     least, most = _RANGE
+    old = tf.where(scalars.noise_ratio > 0, scalars.noise_ratio, tf.ones_like(fresh_curvature))
+    most = tf.minimum(_LARGEST_RISE * tf.maximum(old, 1), most)
     ratio = tf.math.divide_no_nan(scalars.own_curvature, fresh_curvature)
     ratio = tf.where(fresh_curvature > 0, tf.clip_by_value(ratio, least, most), most)
-    old = tf.where(scalars.noise_ratio > 0, scalars.noise_ratio, tf.ones_like(ratio))
     mixed = _DECAY * old + (1 - _DECAY) * ratio
-    usable = known & tf.math.is_finite(mixed)
+    usable = learns & known & tf.math.is_finite(mixed)
     return memory.with_scalars(noise_ratio=tf.where(usable, mixed, scalars.noise_ratio))

@@ -246,7 +246,7 @@ def with_step(
     """
     if objective is not None:
         memory = with_usual_objective(memory, objective, learns)
-    memory = with_noise_ratio(memory, proposal.fresh_curvature)
+    memory = with_noise_ratio(memory, proposal.fresh_curvature, learns)
     memory = with_trust(settings, memory, proposal)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
