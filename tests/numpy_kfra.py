@@ -12,15 +12,15 @@ class NumpyKFRA:
     """KFRA for dense layers with joint weights `W` of shape (in + 1, out), bias last."""
 
     def __init__(self, weights, l2, damping, min_damping, damping_decay=0.95, damping_period=3,
-                 gradient_decay=0.9, overshoot=0.4, curvature_decay=0.9,
-                 factor_period=2, inverse_period=4):  # fmt: skip
+                 gradient_decay=0.9, overshoot=0.4, model_fraction=1.0,
+                 curvature_decay=0.9, factor_period=2, inverse_period=4):  # fmt: skip
         self.W = [np.array(w) for w in weights]
         self.l2 = l2
         self.tau, self.floor = damping, min_damping
         self.inverted = damping
         self.damping_decay, self.damping_period = damping_decay, damping_period
         self.gradient_decay, self.overshoot = gradient_decay, overshoot
-        self.curvature_decay = curvature_decay
+        self.model_fraction, self.curvature_decay = model_fraction, curvature_decay
         self.factor_period, self.inverse_period = factor_period, inverse_period
         self.t = self.k = self.age = 0
         self.A = [np.zeros((len(w), len(w))) for w in weights]
@@ -102,11 +102,13 @@ class NumpyKFRA:
         # Direction, and the exact model over it and the previous step.
         direction = [-A @ g @ G for (A, G), g in zip(self.inverses, self.mean, strict=True)]
         basis = [direction, self.previous]
-        images = [self.jacobian_product(inputs, slopes, d) for d in basis]
+        n = int(np.ceil(self.model_fraction * N))
+        part = [a[:n] for a in inputs], [a[:n] for a in slopes]
+        images = [self.jacobian_product(*part, d) for d in basis]
         C, damped = np.zeros((2, 2)), np.zeros((2, 2))
         for i in range(2):
             for j in range(2):
-                C[i, j] = 2 / (N * D) * np.sum(images[i] * images[j])
+                C[i, j] = 2 / (n * D) * np.sum(images[i] * images[j])
                 for d, e in zip(basis[i], basis[j], strict=True):
                     damped[i, j] += (self.tau + 2 * self.l2) * np.sum(d[:-1] * e[:-1])
                     damped[i, j] += self.tau * np.sum(d[-1] * e[-1])

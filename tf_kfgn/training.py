@@ -23,6 +23,12 @@ from tf_kfgn.optimizers import gauss_newton_of
 from tf_kfgn.optimizers.failure_log import logging_failures
 from tf_kfgn.optimizers.wrapping import build_once, delegates_to_several, make_update
 from tf_kfgn.recording.active import active_tape
+from tf_kfgn.recording.part import (
+    batch_size_of,
+    batch_size_of_fit,
+    can_be_divided,
+    first_examples,
+)
 from tf_kfgn.recording.replay import SEEDS, generators_of
 from tf_kfgn.recording.tape import CurvatureTape
 from tf_kfgn.swapping.swap import Role
@@ -35,6 +41,8 @@ else:
 
 class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
     """Mixin for Keras models: a `train_step` that hands the recorded pass to the optimizer."""
+
+    _size_of_batches: int | None = None  # while `fit` makes them
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the model; an active tape learns which model it records."""
@@ -54,7 +62,11 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as Keras does; a warning tells of updates that could not be made."""
         with logging_failures(getattr(self, "optimizer", None)):
-            return super().fit(*args, **kwargs)
+            self._size_of_batches = batch_size_of_fit(args, kwargs)
+            try:
+                return super().fit(*args, **kwargs)
+            finally:
+                self.__dict__.pop("_size_of_batches", None)  # None is not stored
 
     def make_train_function(self, force: bool = False) -> Any:
         """Build the optimizer first: a function that creates variables would be traced twice."""
@@ -95,8 +107,9 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
                 return tape.loss_of(outputs) + additional_losses(self)
 
         part = None
-        if gauss_newton.curvature_fraction < 1:
-            part = _recorded_part(self, tape, data, gauss_newton.curvature_fraction)
+        fraction = gauss_newton.fraction_for_curvature(_batch_size(self, x))
+        if fraction < 1 and can_be_divided(self, data):
+            part = _recorded_part(self, tape, data, fraction)
         make_update(optimizer, gradients, self.trainable_variables, tape, objective, loss, part)
         track_loss(self, first_tensor(x), loss)
         metrics = self.compute_metrics(x, y, outputs, sample_weight=sample_weight)
@@ -106,6 +119,14 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
 def _training_outputs(model: keras.Model, x: Any) -> Any:
     has_argument = "training" in model.call_signature_parameters
     return model(x, training=True) if has_argument else model(x)
+
+
+def _batch_size(model: Any, x: Any) -> int | None:
+    """Examples in the batches that one replica is given, if that is known before they come."""
+    size = batch_size_of(x)
+    if size is None and model._size_of_batches is not None:
+        size = max(1, model._size_of_batches // tf.distribute.get_strategy().num_replicas_in_sync)
+    return size
 
 
 def _watch_compiled_loss(
@@ -124,7 +145,7 @@ def _watch_compiled_loss(
 
 
 def _recorded_part(model: Any, tape: CurvatureTape, data: Any, fraction: float) -> CurvatureTape:
-    """A recorded pass of the first examples of a batch, one at least.
+    """A recorded pass of the first examples of a batch.
 
     Args:
         model: The model.
@@ -132,15 +153,8 @@ def _recorded_part(model: Any, tape: CurvatureTape, data: Any, fraction: float) 
         data: The batch, as `fit` passes it on.
         fraction: The part of its examples.
     """
-
-    def first(values: Any) -> Any:
-        if values is None:
-            return None
-        count = tf.cast(tf.shape(values)[0], tf.float64)
-        return values[: tf.cast(tf.math.ceil(fraction * count), tf.int32)]
-
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    x, y, sample_weight = tf.nest.map_structure(first, (x, y, sample_weight))
+    first = first_examples(data, fraction)
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(first)
     with tape.of_part() as part:
         outputs = _training_outputs(model, x)
         _watch_compiled_loss(model, part, y, outputs, sample_weight)

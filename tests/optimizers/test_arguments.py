@@ -38,7 +38,7 @@ def test_arguments_out_of_range_are_named(optimizer, arguments, message):
 NUMBERS = [
     "weight_decay", "clipnorm", "clipvalue", "global_clipnorm", "ema_momentum", "loss_scale_factor",
     "damping", "min_damping", "damping_decay", "step_size", "momentum", "gradient_decay",
-    "overshoot", "curvature_decay",
+    "overshoot", "model_fraction", "curvature_decay",
 ]  # fmt: skip
 COUNTS = [
     "ema_overwrite_frequency", "gradient_accumulation_steps", "damping_period", "factor_period",

@@ -24,7 +24,7 @@ def test_every_shared_argument_is_there_in_the_same_order_with_the_same_default(
     assert [(p.name, p.default, p.kind) for p in own[: len(SHARED)]] == [
         (p.name, p.default, p.kind) for p in SHARED
     ]
-    assert len(SHARED) == 24
+    assert len(SHARED) == 25
     assert own[-1].kind is inspect.Parameter.VAR_KEYWORD
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in own[len(SHARED) : -1])
 
@@ -41,7 +41,7 @@ def test_every_argument_reaches_its_place(optimizer):
     given = {
         "learning_rate": 0.5, "damping": 0.2, "min_damping": 0.03, "damping_decay": 0.8,
         "damping_period": 3, "step_size": 0.6, "momentum": 0.7, "gradient_decay": 0.6,
-        "overshoot": 0.3, "curvature_decay": 0.9,
+        "overshoot": 0.3, "model_fraction": 0.5, "curvature_decay": 0.9,
         "factor_period": 4, "inverse_period": 8, "approximation": "reduce", "max_factor_size": 99,
         "weight_decay": 0.01, "clipnorm": None, "clipvalue": 0.4, "global_clipnorm": None,
         "use_ema": True, "ema_momentum": 0.95, "ema_overwrite_frequency": 7,

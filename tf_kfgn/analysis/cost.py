@@ -17,8 +17,9 @@ from tf_kfgn.optimizers.settings import Settings
 
 MIB = 2**20
 
-# A Jacobian-vector product against a gradient: two of the three passes of the same size.
+# A Jacobian-vector product and a forward pass against a gradient, of three passes of one size.
 _JVP = 2 / 3
+_FORWARD = 1 / 3
 
 
 class BlockCost(NamedTuple):
@@ -38,14 +39,17 @@ class BlockCost(NamedTuple):
     inverses: int
     preconditioning: int
 
-    def update(self, output_factor: float, settings: Settings) -> float:
+    def update(self, output_factor: float, settings: Settings, batch_size: int) -> float:
         """One update without its gradient: each part divided by its period.
 
         Args:
             output_factor: Multiplications and additions of an estimate of G.
-            settings: Which hold the periods.
+            settings: Which hold the periods, and the part of a batch that the model is formed of.
+            batch_size: Examples in a batch.
         """
-        step = self.preconditioning + 2 * _JVP * self.gradient
+        fraction = settings.fraction_for_model(batch_size)
+        forward = _FORWARD if fraction < 1 else 0  # else it is that of the gradient
+        step = self.preconditioning + (2 * _JVP + forward) * fraction * self.gradient
         return self.blocks(output_factor, settings) + step
 
     def blocks(self, output_factor: float, settings: Settings) -> float:
@@ -101,8 +105,8 @@ def cost_against_gradient(
 
     Counts, each divided by its period: the second moments and the backward passes (or the
     recursion) for the factors, and their inverses; and in every update the preconditioning and
-    two Jacobian-vector products. Of `HessianFree` as many iterations of CG as one update may take,
-    each a preconditioning and a product, which costs as much as those two.
+    two Jacobian-vector products on a part of the batch. Of `HessianFree` as many iterations of CG
+    as one update may take, each a preconditioning and a product, which costs as much as those two.
 
     Args:
         block: A block.
@@ -120,7 +124,7 @@ def cost_against_gradient(
     settings = optimizer.settings
     output_factor = optimizer.estimator.output_cost(uses, cost.forward, batch_size, num_outputs)
     if not isinstance(optimizer, HessianFree):
-        return cost.update(output_factor, settings) / cost.gradient
+        return cost.update(output_factor, settings, batch_size) / cost.gradient
     iteration = 2 * _JVP * cost.gradient * optimizer.curvature_fraction
     blocks = 0.0
     if keeps_blocks(optimizer):

@@ -160,7 +160,7 @@ def _candidate(
         if isinstance(block, KroneckerBlock) and block.matrix in uses
     ]
     gradient = sum(cost.gradient for cost in costs)
-    update = sum(cost.update(0.0, optimizer.settings) for cost in costs)
+    update = sum(cost.update(0.0, optimizer.settings, batch_size) for cost in costs)
     update += demand.operations / optimizer.settings.factor_period
     state = sum(
         state_size(

@@ -27,7 +27,7 @@ class RecordedPass(NamedTuple):
         refreshed: Whether the curvature has been refreshed from the tape already.
         gradient: The objective's own gradient, as pairs with variables, where what is applied is
             another one: clipped, or averaged over several batches.
-        curvature_tape: A recorded pass of a part of the batch, whose curvature `HessianFree` takes.
+        curvature_tape: A recorded pass of a part of the batch, whose curvature the step takes.
     """
 
     tape: CurvatureTape | None = None
@@ -63,7 +63,7 @@ def recorded_pass(
         refreshed: Whether `GaussNewton.refresh_curvature` was called with this tape, as it must
             be before another optimizer moves weights.
         gradient: The objective's own gradient, as in `RecordedPass`.
-        curvature_tape: A recorded pass of a part of the batch: `HessianFree` takes the curvature
-            from it. Defaults to that of the whole batch.
+        curvature_tape: A recorded pass of a part of the batch: the step takes the curvature from
+            it, the Kronecker factors from `tape`. Defaults to that of the whole batch.
     """
     return PASS.using(RecordedPass(tape, objective, loss, refreshed, gradient, curvature_tape))

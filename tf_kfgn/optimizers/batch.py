@@ -25,8 +25,8 @@ class Batch(NamedTuple):
         own_gradient: The gradient of this batch's objective, if that is not g.
         alone: Whether g and the curvature are those of this batch at the weights of its recorded
             pass: not if several batches were accumulated, or another optimizer moves some weights.
-        curvature_tape: A recorded pass of the part of the batch whose curvature counts, or None for
-            that of the whole batch.
+        curvature_tape: A recorded pass of the part of the batch whose curvature the step takes, or
+            None for that of the whole batch.
     """
 
     gradient: list[tf.Tensor]
@@ -39,6 +39,11 @@ class Batch(NamedTuple):
     own_gradient: list[tf.Tensor] | None = None
     alone: bool = True
     curvature_tape: CurvatureTape | None = None
+
+    @property
+    def tape_of_model(self) -> CurvatureTape | None:
+        """The recorded pass whose curvature the step takes."""
+        return self.tape if self.curvature_tape is None else self.curvature_tape
 
     @property
     def has_examples(self) -> tf.Tensor:

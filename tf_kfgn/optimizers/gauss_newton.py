@@ -70,6 +70,11 @@ class GaussNewton(Stateful, abc.ABC):
             largest share of them that is taken at once). At 0 it ends in that minimum, at 1/2 as
             high as it began. Defaults to `0.4`; `None` shortens nothing. Not used with a fixed
             `step_size` or `momentum`.
+        model_fraction: Part of the batch whose curvature (α, μ) come from, its first examples. The
+            gradient is that of the whole batch, and so are the factors. Defaults to `None`: `0.25`,
+            but 128 examples at least, where `fit` is given arrays or batches of a fixed size
+            (`drop_remainder=True`); all of the batch otherwise, or where the model takes no part of
+            one. Less than `1` costs a forward pass of the part, and saves more.
         curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
             the k-th. Defaults to `0.95`, after Martens & Grosse (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
@@ -118,6 +123,7 @@ class GaussNewton(Stateful, abc.ABC):
         momentum: float | None = None,
         gradient_decay: float = 0.9,
         overshoot: float | None = 0.4,
+        model_fraction: float | None = None,
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
@@ -179,6 +185,7 @@ class GaussNewton(Stateful, abc.ABC):
             momentum=momentum,
             gradient_decay=gradient_decay,
             overshoot=overshoot,
+            model_fraction=model_fraction,
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,
@@ -199,10 +206,13 @@ class GaussNewton(Stateful, abc.ABC):
         """Rows of a Kronecker factor above which only its diagonal is kept."""
         return self.estimator.max_factor_size
 
-    @property
-    def curvature_fraction(self) -> float:
-        """Part of the batch whose curvature the step takes: all of it."""
-        return 1.0
+    def fraction_for_curvature(self, batch_size: int | None) -> float:
+        """The part of a batch whose curvature the step takes.
+
+        Args:
+            batch_size: Examples in the batch, or None if that is not known.
+        """
+        return self.settings.fraction_for_model(batch_size)
 
     @property
     def seed(self) -> int:
@@ -226,6 +236,7 @@ class GaussNewton(Stateful, abc.ABC):
         if config.keys() >= {"momentum", "curvature_decay", "factor_period", "inverse_period"}:
             config.setdefault("gradient_decay", 0.0)
             config.setdefault("overshoot", None)
+            config.setdefault("model_fraction", 1.0)
         if isinstance(config.get("damping"), dict):
             config["damping"] = keras.saving.deserialize_keras_object(
                 config["damping"], custom_objects=custom_objects

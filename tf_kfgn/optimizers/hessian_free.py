@@ -22,7 +22,7 @@ from tf_kfgn.optimizers.hessian_free_variables import SearchVariables
 from tf_kfgn.recording.tape import CurvatureTape
 
 # Arguments of the other optimizers that have no meaning here.
-FOREIGN = {"step_size", "momentum", "gradient_decay", "overshoot"}
+FOREIGN = {"step_size", "momentum", "gradient_decay", "overshoot", "model_fraction"}
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -214,10 +214,14 @@ class HessianFree(GaussNewton):
         return self.preconditioning.preconditioner
 
     @property
-    @override
     def curvature_fraction(self) -> float:
         """Part of the batch whose curvature is taken."""
         return self.search.curvature_fraction
+
+    @override
+    def fraction_for_curvature(self, batch_size: int | None) -> float:
+        """`curvature_fraction`, however large the batch is."""
+        return self.curvature_fraction
 
     @property
     def cg_iterations(self) -> Any:

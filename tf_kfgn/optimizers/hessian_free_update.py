@@ -135,7 +135,7 @@ def search_step(
         past: What the last search left.
         batch: What the batch brings.
     """
-    tape = batch.tape if batch.curvature_tape is None else batch.curvature_tape
+    tape = batch.tape_of_model
     assert tape is not None
     gauss_newton = tape.gauss_newton_operator(layout.variables)
     dampings = layout.dampings(memory.scalars.damping)

@@ -24,6 +24,8 @@ from tf_kfgn.optimizers.step_size import Vector, dot, minimise, quadratic_model,
 class Proposal(NamedTuple):
     """A step that has not been taken yet; without a tape nothing is predicted.
 
+    Curvatures are those of the part of the batch that the model is formed of, slopes of all of it.
+
     Attributes:
         step: λ δ, the part of the step that is taken at once, one tensor for each variable.
         coefficients: α and μ, shape `(2,)`; the learning rate is in the step only.
@@ -78,7 +80,8 @@ def propose(
         gradient = averaged_gradient(settings, memory, gradient)
     preconditioned = collection.precondition(layout.blocks, memory.blocks, gradient)
     direction = zero_unless(batch.moving, [-tensor for tensor in preconditioned])
-    if batch.tape is None:
+    tape = batch.tape_of_model
+    if tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
         coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
         step = combined(learning_rate * coefficients, direction, previous)
@@ -99,7 +102,7 @@ def propose(
     direction, previous = scaled(direction, scales[0]), scaled(previous, scales[1])
     slope = tf.stack([dot(gradient, direction), dot(batch.gradient, previous)])
     dampings = layout.dampings(scalars.damping)
-    model = quadratic_model(batch.tape, layout.variables, slope, (direction, previous), dampings)
+    model = quadratic_model(tape, layout.variables, slope, (direction, previous), dampings)
     model = model._replace(curvature=replicas.mean(model.curvature))
     alpha, mu = (
         None if fixed is None else fixed / scale

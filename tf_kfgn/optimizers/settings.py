@@ -9,6 +9,10 @@ import keras
 
 from tf_kfgn.numerics.checks import POSITIVE, check_number, check_period
 
+# The part of a batch that the quadratic model is formed of, and the fewest examples.
+MODEL_FRACTION = 0.25
+LEAST_EXAMPLES = 128
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -26,6 +30,7 @@ class Settings:
     momentum: float | None
     gradient_decay: float
     overshoot: float | None
+    model_fraction: float | None
     curvature_decay: float
     factor_period: int
     inverse_period: int
@@ -41,6 +46,7 @@ class Settings:
         check_number("momentum", self.momentum, 0.0)
         check_number("gradient_decay", self.gradient_decay, 0.0, 1.0, optional=False)
         check_number("overshoot", self.overshoot, 0.0)
+        check_number("model_fraction", self.model_fraction, POSITIVE, 1.0, closed=True)
         check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
         check_period("factor_period", self.factor_period)
         check_period("inverse_period", self.inverse_period)
@@ -55,6 +61,16 @@ class Settings:
     def chooses_step(self) -> bool:
         """Whether both α and μ minimise the model."""
         return self.step_size is None and self.momentum is None
+
+    def fraction_for_model(self, batch_size: int | None) -> float:
+        """The part of a batch that the quadratic model is formed of.
+
+        Args:
+            batch_size: Examples in the batch, or None if that is not known.
+        """
+        if self.model_fraction is not None or batch_size is None:
+            return self.model_fraction or 1.0
+        return min(max(MODEL_FRACTION, LEAST_EXAMPLES / batch_size), 1.0)
 
     @property
     def initial_damping(self) -> float:

@@ -1,0 +1,82 @@
+"""A part of a batch: how large it is, and the recorded pass of its first examples."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+# What `fit` takes where no `batch_size` is given.
+_DEFAULT_BATCH_SIZE = 32
+
+
+def batch_size_of(data: Any) -> int | None:
+    """Examples in a batch, if its tensors know it while a graph is made of them.
+
+    Args:
+        data: A structure of tensors, some of which may be None.
+    """
+    sizes = {leaf.shape[0] for leaf in tf.nest.flatten(data) if _is_array(leaf)}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+def batch_size_of_fit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
+    """Examples in the batches that `fit` makes of arrays; None where it is given batches.
+
+    Args:
+        args: What `fit` is called with.
+        kwargs: The same, by name.
+    """
+    try:
+        given = inspect.signature(keras.Model.fit).bind(None, *args, **kwargs).arguments
+    except TypeError:  # which `fit` is about to say
+        return None
+    leaves = [leaf for leaf in tf.nest.flatten(given.get("x")) if leaf is not None]
+    if not leaves or not all(_is_array(leaf) for leaf in leaves):
+        return None
+    size = given.get("batch_size") or _DEFAULT_BATCH_SIZE
+    return min(size, len(leaves[0])) if isinstance(size, int) else None
+
+
+def can_be_divided(model: keras.Model, data: Any) -> bool:
+    """Whether a model takes the first examples of a batch alone.
+
+    Not where an input has a fixed number of examples, as stateful layers need it, or no rows.
+
+    Args:
+        model: The model.
+        data: A batch.
+    """
+    shapes = [tensor.shape for tensor in getattr(model, "inputs", None) or []]
+    return all(not shape or shape[0] is None for shape in shapes) and all(
+        _is_array(leaf) for leaf in tf.nest.flatten(data) if leaf is not None
+    )
+
+
+def first_examples(data: Any, fraction: float) -> Any:
+    """The first examples of a batch, one at least of each that has any.
+
+    Args:
+        data: A structure of tensors, some of which may be None.
+        fraction: The part of the examples.
+    """
+
+    def first(values: Any) -> Any:
+        if values is None:
+            return None
+        if values.shape[0] is not None:
+            return values[: math.ceil(fraction * values.shape[0])]
+        count = tf.cast(tf.shape(values)[0], tf.float64)
+        return values[: tf.cast(tf.math.ceil(fraction * count), tf.int32)]
+
+    return tf.nest.map_structure(first, data)
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether it is dense and has rows."""
+    if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
+        return False
+    return tf.TensorShape(getattr(leaf, "shape", ())).rank not in (None, 0)
