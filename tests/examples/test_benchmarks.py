@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import pathlib
 import sys
 
 import pytest
+
+import tf_kfgn
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "benchmarks"
 
@@ -108,3 +111,39 @@ def test_products_are_measured_in_gradients(monkeypatch, capsys, tmp_path):
     for matrix in ("Hessian", "Gauss-Newton"):
         values = [float(value) for value in rows[matrix][-11:-1]]
         assert values == sorted(values, reverse=True)
+
+
+@pytest.mark.slow
+def test_an_update_is_broken_down_into_its_parts(monkeypatch, capsys, tmp_path):
+    import _parts
+    import breakdown
+
+    small = breakdown.NETS["dense"]._replace(inputs=(5,), size=breakdown.Size(8, 4, 1))
+    monkeypatch.setattr(breakdown, "NETS", {"dense": small})
+    arguments = ["--nets", "dense", "--methods", "KFLR", "--repeats", "1", "--size-of-product", "8"]
+    assert breakdown.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert "dense, KFLR: batch 8, width 4, depth 1" in capsys.readouterr().out
+    with (tmp_path / "breakdown.csv").open() as file:
+        rows = {row["part"]: row for row in csv.DictReader(file)}
+    assert list(rows) == list(_parts.PARTS)
+    assert all(float(rows[part]["milliseconds"]) > 0 for part in ("gradient", "inverses"))
+    # 5 inputs and 4 units, then 10 outputs, each with a bias: 6 x 4 and 5 x 10.
+    gradient = 3 * 8 * 2 * (6 * 4 + 5 * 10)
+    assert float(rows["gradient"]["operations"]) == gradient
+    assert float(rows["quadratic model"]["operations"]) == pytest.approx(4 / 3 * gradient)
+    assert float(rows["factor A"]["operations"]) == 8 * 2 * (6 * 6 + 5 * 5) / 5
+    assert (tmp_path / "breakdown.png").stat().st_size > 0
+
+
+def test_parts_are_what_a_graph_takes_beyond_another():
+    import _parts
+
+    graphs = {
+        "gradient": 1.0, "recording": 1.5, "factor A": 2.0, "factor G": 4.0,
+        "quadratic model": 2.5, "averages": 0.5, "inverses": 4.0, "preconditioning": 0.25,
+        "comparison": 0.5, "update": 6.0,
+    }  # fmt: skip
+    parts = _parts.parts_of(graphs, tf_kfgn.KFRA().settings)
+    assert parts["recording"] == 500 and parts["factor A"] == 100 and parts["factor G"] == 400
+    assert parts["inverses"] == 200 and parts["comparison"] == 100
+    assert sum(parts.values()) == pytest.approx(6000)
