@@ -28,6 +28,7 @@ from tf_kfgn.recording.part import (
     batch_size_of_fit,
     can_be_divided,
     first_examples,
+    rows_of_an_example,
 )
 from tf_kfgn.recording.replay import SEEDS, generators_of
 from tf_kfgn.recording.tape import CurvatureTape
@@ -107,7 +108,9 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
                 return tape.loss_of(outputs) + additional_losses(self)
 
         part = None
-        fraction = gauss_newton.fraction_for_curvature(_batch_size(self, x))
+        fraction = gauss_newton.fraction_for_curvature(
+            _batch_size(self, x), rows_of_an_example(outputs)
+        )
         if fraction < 1 and can_be_divided(self, data):
             part = _recorded_part(self, tape, data, fraction)
         make_update(optimizer, gradients, self.trainable_variables, tape, objective, loss, part)

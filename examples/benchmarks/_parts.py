@@ -51,6 +51,11 @@ class Problem(NamedTuple):
     y: tf.Tensor
 
     @property
+    def rows(self) -> int:
+        """Rows of outputs for one example."""
+        return int(np.prod(self.model.output_shape[1:-1]))
+
+    @property
     def batch_size(self) -> int:
         """Examples in the batch."""
         return int(self.x.shape[0])
@@ -140,7 +145,7 @@ def graphs_of(plain: Problem, ours: Problem, optimizer: GaussNewton) -> dict[str
     """
     layout, estimator = optimizer.layout, optimizer.estimator
     variables = ours.model.trainable_variables
-    fraction = optimizer.fraction_for_curvature(ours.batch_size)
+    fraction = optimizer.fraction_for_curvature(ours.batch_size, ours.rows)
     states = [type(s)(*(tf.convert_to_tensor(v) for v in s)) for s in optimizer.memory.blocks]
     vectors, others = (
         [tf.random.normal(v.shape, dtype=v.dtype, seed=seed) for v in variables] for seed in (0, 1)
@@ -258,7 +263,7 @@ def operations_of(problem: Problem, optimizer: GaussNewton) -> dict[str, float]:
     columns = sum(likelihood.num_columns for likelihood in tape.likelihoods)
     demand = optimizer.estimator.demand(tape, uses, size, columns)
     gradient = sum(cost.gradient for cost in costs)
-    fraction = optimizer.fraction_for_curvature(size)
+    fraction = optimizer.fraction_for_curvature(size, problem.rows)
     passes = 4 + (fraction < 1)  # of three that a gradient has
     return {
         "gradient": gradient,

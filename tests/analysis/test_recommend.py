@@ -81,7 +81,7 @@ def test_by_hand_for_two_layers():
     for name, output_factor in factors.items():
         expected = 1 + (common + output_factor / 5) / gradient
         assert found.candidates[name].cost == pytest.approx(expected)
-    state = 4 * sum(2 * (a * a + g * g) + 2 * a * g for a, g in zip(A, G, strict=True))
+    state = 4 * sum(2 * (a * a + g * g) + 3 * a * g for a, g in zip(A, G, strict=True))
     columns = 4 * 64 * (5 + 5 + 4)
     assert found.candidates["KFAC"].memory_mib == pytest.approx((state + columns) / 2**20)
     assert found.candidates["KFLR"].memory_mib == pytest.approx((state + 4 * columns) / 2**20)

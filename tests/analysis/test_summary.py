@@ -89,6 +89,10 @@ def test_by_hand_for_one_layer():
     preconditioning = 2 * 10 * 4 * (10 + 4)
     expected = (factors / 2 + inverses / 4 + preconditioning) / gradient + 4 / 3
     assert row["work"] == pytest.approx(expected)
+    # Of a large batch a quarter goes forward once more, for two products.
+    large = tf_kfgn.curvature_summary(small, optimizer, batch_size=800, verbose=False)["only"]
+    larger = (factors / 2 + (inverses / 4 + preconditioning) / 100) / gradient
+    assert large["work"] == pytest.approx(larger + 5 / 3 / 4)
     assert row["state_mib"] == pytest.approx(4 * (2 * (100 + 16) + 3 * 40) / 2**20)
 
 

@@ -10,7 +10,12 @@ from updates import MSE, batches, made_eager, recorded
 
 import tf_kfgn
 from tf_kfgn.blocks import collection
-from tf_kfgn.recording.part import batch_size_of, batch_size_of_fit, can_be_divided
+from tf_kfgn.recording.part import (
+    batch_size_of,
+    batch_size_of_fit,
+    can_be_divided,
+    rows_of_an_example,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,9 +32,24 @@ from tf_kfgn.recording.part import batch_size_of, batch_size_of_fit, can_be_divi
         (10_000, 1.0, 1.0),
     ],
 )
-def test_the_default_is_a_quarter_and_128_examples_at_least(batch_size, given, fraction):
+def test_the_default_is_a_quarter_and_128_rows_at_least(batch_size, given, fraction):
     optimizer = tf_kfgn.KFRA(model_fraction=given)
     assert optimizer.fraction_for_curvature(batch_size) == fraction
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rows", "fraction"),
+    [(64, 32, 0.25), (64, 4, 0.5), (32, 1000, 0.5), (16, 1000, 1.0), (1000, 1000, 0.25)],
+)
+def test_rows_of_one_example_count_but_16_examples_are_the_least(batch_size, rows, fraction):
+    assert tf_kfgn.KFRA().fraction_for_curvature(batch_size, rows) == fraction
+
+
+def test_rows_are_those_of_the_output_that_has_fewest():
+    assert rows_of_an_example(tf.zeros((7, 10))) == 1
+    assert rows_of_an_example(tf.zeros((7, 4, 5, 10))) == 20
+    assert rows_of_an_example({"a": tf.zeros((7, 4, 10)), "b": tf.zeros((7, 3, 1))}) == 3
+    assert rows_of_an_example(tf.zeros((7,))) == 1
 
 
 def step_size_of(part, x, y):

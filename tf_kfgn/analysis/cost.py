@@ -39,15 +39,14 @@ class BlockCost(NamedTuple):
     inverses: int
     preconditioning: int
 
-    def update(self, output_factor: float, settings: Settings, batch_size: int) -> float:
+    def update(self, output_factor: float, settings: Settings, fraction: float) -> float:
         """One update without its gradient: each part divided by its period.
 
         Args:
             output_factor: Multiplications and additions of an estimate of G.
-            settings: Which hold the periods, and the part of a batch that the model is formed of.
-            batch_size: Examples in a batch.
+            settings: Which hold the periods.
+            fraction: The part of the batch that the quadratic model is formed of.
         """
-        fraction = settings.fraction_for_model(batch_size)
         forward = _FORWARD if fraction < 1 else 0  # else it is that of the gradient
         step = self.preconditioning + (2 * _JVP + forward) * fraction * self.gradient
         return self.blocks(output_factor, settings) + step
@@ -99,6 +98,7 @@ def cost_against_gradient(
     uses: Sequence[ParametrisedOperation],
     optimizer: GaussNewton,
     batch_size: int,
+    output_rows: int,
     num_outputs: int,
 ) -> float | None:
     """Cost of one update beyond the gradient, as a multiple of that of the layer's gradient.
@@ -113,6 +113,7 @@ def cost_against_gradient(
         uses: The recorded operations of its matrix.
         optimizer: Whose estimator and periods count.
         batch_size: Examples in a batch.
+        output_rows: Rows of outputs for one example.
         num_outputs: Outputs of the model for one example.
 
     Returns:
@@ -124,7 +125,8 @@ def cost_against_gradient(
     settings = optimizer.settings
     output_factor = optimizer.estimator.output_cost(uses, cost.forward, batch_size, num_outputs)
     if not isinstance(optimizer, HessianFree):
-        return cost.update(output_factor, settings, batch_size) / cost.gradient
+        fraction = optimizer.fraction_for_curvature(batch_size, output_rows)
+        return cost.update(output_factor, settings, fraction) / cost.gradient
     iteration = 2 * _JVP * cost.gradient * optimizer.curvature_fraction
     blocks = 0.0
     if keeps_blocks(optimizer):

@@ -19,6 +19,7 @@ from tf_kfgn.enabling import recording
 from tf_kfgn.factors.estimator import Uses, uses_of_matrices
 from tf_kfgn.numerics.checks import check_count
 from tf_kfgn.optimizers import KFAC, KFLR, KFRA, GaussNewton
+from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
 
 # Methods whose counts differ by less cost about the same: measured, what this chooses takes at most
@@ -160,7 +161,8 @@ def _candidate(
         if isinstance(block, KroneckerBlock) and block.matrix in uses
     ]
     gradient = sum(cost.gradient for cost in costs)
-    update = sum(cost.update(0.0, optimizer.settings, batch_size) for cost in costs)
+    fraction = optimizer.fraction_for_curvature(batch_size, rows_of_an_example(tape.outputs))
+    update = sum(cost.update(0.0, optimizer.settings, fraction) for cost in costs)
     update += demand.operations / optimizer.settings.factor_period
     state = sum(
         state_size(

@@ -20,6 +20,7 @@ from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import KFRA, GaussNewton, HessianFree
+from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -71,14 +72,14 @@ def curvature_summary(
         optimizer = compiled if isinstance(compiled, GaussNewton) else KFRA()
     with recording(model):
         blocks = find_blocks(model.trainable_variables, optimizer.max_factor_size)
-        operations, num_outputs = _recorded(model, x)
+        operations, *outputs = _recorded(model, x)
         layers = _layers_of_variables(model)
         rows = {}
         for block in blocks:
             variables = [model.trainable_variables[index] for index in block.indices]
             layer = layers[id(variables[0])]
             uses = _uses(operations, block)
-            cost = cost_against_gradient(block, uses, optimizer, batch_size, num_outputs)
+            cost = cost_against_gradient(block, uses, optimizer, batch_size, *outputs)
             rows[block.name if isinstance(block, KroneckerBlock) else path_of(variables[0])] = {
                 "kind": "Kronecker" if isinstance(block, KroneckerBlock) else "diagonal",
                 "layer": type(layer).__name__,
@@ -123,17 +124,18 @@ def _advice(model: keras.Model, x: Any, batch_size: int) -> str:
         return ""
 
 
-def _recorded(model: keras.Model, x: Any) -> tuple[list[Operation], int]:
-    """What one call records, and the model's number of outputs for an example.
+def _recorded(model: keras.Model, x: Any) -> tuple[list[Operation], int, int]:
+    """What one call records, and the model's rows of outputs and outputs for an example.
 
     Nothing if it is not known how to call the model.
     """
     x = example_inputs(model) if x is None else x
     if x is None:
-        return [], 0
+        return [], 1, 0
     with CurvatureTape() as tape:
         outputs = model(x, training=False)
-    return tape.operations, sum(num_features(output) for output in keras.tree.flatten(outputs))
+    num_outputs = sum(num_features(output) for output in keras.tree.flatten(outputs))
+    return tape.operations, rows_of_an_example(outputs), num_outputs
 
 
 def _layers_of_variables(model: keras.Model) -> dict[int, keras.layers.Layer]:

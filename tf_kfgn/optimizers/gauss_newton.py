@@ -72,9 +72,10 @@ class GaussNewton(Stateful, abc.ABC):
             `step_size` or `momentum`.
         model_fraction: Part of the batch whose curvature (α, μ) come from, its first examples. The
             gradient is that of the whole batch, and so are the factors. Defaults to `None`: `0.25`,
-            but 128 examples at least, where `fit` is given arrays or batches of a fixed size
-            (`drop_remainder=True`); all of the batch otherwise, or where the model takes no part of
-            one. Less than `1` costs a forward pass of the part, and saves more.
+            but 128 rows of outputs at least (16 examples, where each has many), if `fit` is given
+            arrays or batches of a fixed size (`drop_remainder=True`); all of the batch otherwise,
+            or where the model takes no part of one. Less than `1` costs a forward pass of the
+            part, and saves more.
         curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
             the k-th. Defaults to `0.95`, after Martens & Grosse (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
@@ -206,13 +207,14 @@ class GaussNewton(Stateful, abc.ABC):
         """Rows of a Kronecker factor above which only its diagonal is kept."""
         return self.estimator.max_factor_size
 
-    def fraction_for_curvature(self, batch_size: int | None) -> float:
+    def fraction_for_curvature(self, batch_size: int | None, rows: int = 1) -> float:
         """The part of a batch whose curvature the step takes.
 
         Args:
             batch_size: Examples in the batch, or None if that is not known.
+            rows: Rows of outputs for one example, as the positions of a sequence.
         """
-        return self.settings.fraction_for_model(batch_size)
+        return self.settings.fraction_for_model(batch_size, rows)
 
     @property
     def seed(self) -> int:

@@ -219,7 +219,7 @@ class HessianFree(GaussNewton):
         return self.search.curvature_fraction
 
     @override
-    def fraction_for_curvature(self, batch_size: int | None) -> float:
+    def fraction_for_curvature(self, batch_size: int | None, rows: int = 1) -> float:
         """`curvature_fraction`, however large the batch is."""
         return self.curvature_fraction
 

@@ -9,9 +9,11 @@ import keras
 
 from tf_kfgn.numerics.checks import POSITIVE, check_number, check_period
 
-# The part of a batch that the quadratic model is formed of, and the fewest examples.
+# The part of a batch that the quadratic model is formed of, the fewest rows of outputs, and the
+# fewest examples where each has many rows.
 MODEL_FRACTION = 0.25
-LEAST_EXAMPLES = 128
+LEAST_ROWS = 128
+LEAST_EXAMPLES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,15 +64,17 @@ class Settings:
         """Whether both α and μ minimise the model."""
         return self.step_size is None and self.momentum is None
 
-    def fraction_for_model(self, batch_size: int | None) -> float:
+    def fraction_for_model(self, batch_size: int | None, rows: int = 1) -> float:
         """The part of a batch that the quadratic model is formed of.
 
         Args:
             batch_size: Examples in the batch, or None if that is not known.
+            rows: Rows of outputs for one example, as the positions of a sequence.
         """
         if self.model_fraction is not None or batch_size is None:
             return self.model_fraction or 1.0
-        return min(max(MODEL_FRACTION, LEAST_EXAMPLES / batch_size), 1.0)
+        least = max(LEAST_ROWS / (rows * batch_size), LEAST_EXAMPLES / batch_size)
+        return min(max(MODEL_FRACTION, least), 1.0)
 
     @property
     def initial_damping(self) -> float:

@@ -41,6 +41,16 @@ def batch_size_of_fit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | No
     return min(size, len(leaves[0])) if isinstance(size, int) else None
 
 
+def rows_of_an_example(outputs: Any) -> int:
+    """The fewest rows of outputs that one example has; 1 where that is not known.
+
+    Args:
+        outputs: A structure of tensors of shape `(batch_size, *, features)`.
+    """
+    shapes = [leaf.shape[1:-1] for leaf in tf.nest.flatten(outputs) if _is_array(leaf)]
+    return min((shape.num_elements() or 1 for shape in shapes), default=1)
+
+
 def can_be_divided(model: keras.Model, data: Any) -> bool:
     """Whether a model takes the first examples of a batch alone.
 
