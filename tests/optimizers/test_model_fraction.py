@@ -22,24 +22,24 @@ from tf_kfgn.recording.part import (
     ("batch_size", "given", "fraction"),
     [
         (None, None, 1.0),
-        (100, None, 1.0),
-        (128, None, 1.0),
-        (256, None, 0.5),
-        (512, None, 0.25),
+        (50, None, 1.0),
+        (64, None, 1.0),
+        (128, None, 0.5),
+        (256, None, 0.25),
         (10_000, None, 0.25),
         (None, 0.3, 0.3),
         (16, 0.3, 0.3),
         (10_000, 1.0, 1.0),
     ],
 )
-def test_the_default_is_a_quarter_and_128_rows_at_least(batch_size, given, fraction):
+def test_the_default_is_a_quarter_and_64_rows_at_least(batch_size, given, fraction):
     optimizer = tf_kfgn.KFRA(model_fraction=given)
     assert optimizer.fraction_for_curvature(batch_size) == fraction
 
 
 @pytest.mark.parametrize(
     ("batch_size", "rows", "fraction"),
-    [(64, 32, 0.25), (64, 4, 0.5), (32, 1000, 0.5), (16, 1000, 1.0), (1000, 1000, 0.25)],
+    [(64, 32, 0.25), (64, 2, 0.5), (32, 1000, 0.5), (16, 1000, 1.0), (1000, 1000, 0.25)],
 )
 def test_rows_of_one_example_count_but_16_examples_are_the_least(batch_size, rows, fraction):
     assert tf_kfgn.KFRA().fraction_for_curvature(batch_size, rows) == fraction

@@ -72,7 +72,7 @@ class GaussNewton(Stateful, abc.ABC):
             `step_size` or `momentum`.
         model_fraction: Part of the batch whose curvature (α, μ) come from, its first examples. The
             gradient is that of the whole batch, and so are the factors. Defaults to `None`: `0.25`,
-            but 128 rows of outputs at least (16 examples, where each has many), if `fit` is given
+            but 64 rows of outputs at least (16 examples, where each has many), if `fit` is given
             arrays or batches of a fixed size (`drop_remainder=True`); all of the batch otherwise,
             or where the model takes no part of one. Less than `1` costs a forward pass of the
             part, and saves more.

@@ -12,7 +12,7 @@ from tf_kfgn.numerics.checks import POSITIVE, check_number, check_period
 # The part of a batch that the quadratic model is formed of, the fewest rows of outputs, and the
 # fewest examples where each has many rows.
 MODEL_FRACTION = 0.25
-LEAST_ROWS = 128
+LEAST_ROWS = 64
 LEAST_EXAMPLES = 16
 
 
