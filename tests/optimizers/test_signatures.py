@@ -47,7 +47,7 @@ def test_every_argument_reaches_its_place(optimizer):
         "use_ema": True, "ema_momentum": 0.95, "ema_overwrite_frequency": 7,
         "loss_scale_factor": 16.0, "gradient_accumulation_steps": 2, "name": "given",
     }  # fmt: skip
-    own = {"memory_limit": 5.0, "num_columns": 6, "num_samples": 3, "seed": 11}
+    own = {"memory_limit": 5.0, "num_columns": 6, "num_samples": 3, "seed": 11, "spatial": "full"}
     own = {name: own[name] for name in [p.name for p in arguments(optimizer)] if name in own}
     assert list(given) == [p.name for p in SHARED]
     made = optimizer(*given.values(), **own)

@@ -44,6 +44,7 @@ def curvature_error(
     approximation: Approximation = "expand",
     seed: int = 0,
     sample_weight: Any = None,
+    spatial: str = "auto",
 ) -> CurvatureErrors:
     """Compare approximations with the exact Gauss-Newton matrix, for each layer and the whole.
 
@@ -76,6 +77,7 @@ def curvature_error(
         seed: Of KFAC's samples, and of the targets where there are none.
         sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
             curvature as they scale the loss.
+        spatial: What KFRA carries of tensors with positions, see `KFRA`.
 
     Returns:
         `{method: {layer: numbers}}`, a dictionary that prints as a table and has a `figure`.
@@ -94,7 +96,7 @@ def curvature_error(
         check_number("dampings", damping, POSITIVE, optional=False)
     check_seed(seed)
     estimators = {
-        method: estimator_of(method, approximation, num_samples)
+        method: estimator_of(method, approximation, num_samples, spatial)
         for method in methods
         if method != EXACT_BLOCKS
     }

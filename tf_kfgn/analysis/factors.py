@@ -13,6 +13,7 @@ from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.factors import ESTIMATORS, KroneckerFactors
 from tf_kfgn.factors.estimator import FactorEstimator
+from tf_kfgn.factors.kfra import check_spatial
 from tf_kfgn.factors.sharing import Approximation
 from tf_kfgn.numerics.checks import check_count, check_seed
 
@@ -28,6 +29,7 @@ def kronecker_factors(
     approximation: Approximation = "expand",
     seed: int | None = None,
     sample_weight: Any = None,
+    spatial: str = "auto",
 ) -> dict[str, KroneckerFactors]:
     """Kronecker factors of the Gauss-Newton block of every layer with trainable weights.
 
@@ -45,6 +47,8 @@ def kronecker_factors(
         seed: Seed of the samples, or None for another one with each call.
         sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
             curvature as they scale the loss.
+        spatial: What KFRA carries of tensors with positions, `"full"`, `"uncorrelated"` or
+            `"auto"`, see `KFRA`; only KFRA looks at it.
 
     Returns:
         `{layer.name: KroneckerFactors(A, G)}`: A of shape `(in [+ 1], in [+ 1])`, G of shape
@@ -54,10 +58,10 @@ def kronecker_factors(
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If it has not been built, the loss has no known curvature, `method`,
-            `approximation` or `num_samples` is not one of the above, `sample_weight` does not
-            match the examples, or KFRA finds a layer without a rule.
+            `approximation`, `num_samples` or `spatial` is not one of the above, `sample_weight`
+            does not match the examples, or KFRA finds a layer without a rule.
     """
-    estimator = estimator_of(method, approximation, num_samples)
+    estimator = estimator_of(method, approximation, num_samples, spatial)
     if seed is None:
         seed = random.randint(0, 2**31 - 1)
     check_seed(seed)
@@ -67,7 +71,10 @@ def kronecker_factors(
 
 
 def estimator_of(
-    method: str, approximation: Approximation = "expand", num_samples: int = 1
+    method: str,
+    approximation: Approximation = "expand",
+    num_samples: int = 1,
+    spatial: str = "auto",
 ) -> FactorEstimator:
     """An estimator by its name, with those of the arguments that it takes.
 
@@ -75,6 +82,7 @@ def estimator_of(
         method: `"kfra"`, `"kflr"` or `"kfac"`, or one that was registered.
         approximation: How shared weights enter.
         num_samples: Sampled cotangents for each example.
+        spatial: What KFRA carries of tensors with positions.
 
     Raises:
         ValueError: If an argument is not one of these.
@@ -82,6 +90,11 @@ def estimator_of(
     check_count("num_samples", num_samples)
     if not isinstance(method, str) or method not in ESTIMATORS:
         raise ValueError(f"`method` must be one of {sorted(ESTIMATORS)}, received {method!r}.")
-    given: dict[str, Any] = {"approximation": approximation, "num_samples": num_samples}
+    check_spatial(spatial)
+    given: dict[str, Any] = {
+        "approximation": approximation,
+        "num_samples": num_samples,
+        "spatial": spatial,
+    }
     taken = {field.name for field in dataclasses.fields(ESTIMATORS[method])}
     return ESTIMATORS[method](**{k: v for k, v in given.items() if k in taken})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.factors.carriers import Carrier
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
@@ -48,7 +49,7 @@ class Sweep:
 
     def __init__(
         self,
-        recorded: Sequence[Operation],
+        carrier: Carrier,
         ends: Sequence[Any],
         uses: Sequence[Operation],
         needed: Container[int],
@@ -57,22 +58,23 @@ class Sweep:
         """Follow the operations.
 
         Args:
-            recorded: The operations of a pass.
+            carrier: What it carries through the operations of a pass.
             ends: The tensors that the losses were given.
             uses: The operations with a trained matrix, which the recursion must reach.
             needed: Ids of the tensors that a matrix lies behind.
             batch_size: Examples in a batch.
         """
+        recorded, width_of = carrier.operations, carrier.width
         self.operations = 0.0
         self.peak, self.place, self.width = 0.0, "the outputs", 0
         self._kept = 0
         waiting = {id(operation) for operation in uses}
         made = {id(operation.output) for operation in recorded}
-        live = LiveWidths()
+        live = LiveWidths(width_of)
         for end in ends:
             if id(end) in needed:
                 live.add(end)
-                self._hold("the outputs", num_features(end), live.size, end.dtype)
+                self._hold("the outputs", width_of(end), live.size, end.dtype)
         largest = ("the outputs", 0, tf.float32)
         for operation in reversed(recorded):
             if not waiting or operation.output not in live:
@@ -80,7 +82,7 @@ class Sweep:
             layer, dtype = operation.layer, operation.output.dtype
             place = f"layer {layer.name!r} ({type(layer).__name__})"
             waiting -= {id(use) for use in getattr(operation, "within", ())}
-            width = num_features(operation.output)
+            width = width_of(operation.output)
             own = width**2
             before = live.size
             others = live.remove(operation.output)
@@ -94,13 +96,14 @@ class Sweep:
             inputs = [t for t in operation.inputs if id(t) in needed]
             if not inputs or not waiting:
                 continue
-            features = sum(operation.input_widths)
-            self.operations += operation.pull_back_cost(batch_size)
-            crossing = sum(num_features(other) for other in others)
+            features = sum(map(width_of, operation.inputs))
+            self.operations += carrier.pull_back_cost(operation, batch_size)
+            crossing = sum(map(width_of, others))
             if crossing:
-                self.operations += operation.mean_transpose_cost(crossing, batch_size)
+                cost = carrier.mean_transpose_cost(operation, crossing, batch_size)
+                self.operations += cost
             held = live.size + own + crossing * (width + features)
-            held += operation.pull_back_memory() + self._kept
+            held += carrier.pull_back_memory(operation) + self._kept
             self._hold(place, max(features, width), held, dtype)
             live.spread(inputs, others)
             self._hold(place, features, live.size + self._kept, dtype)
@@ -117,8 +120,13 @@ class Sweep:
 class LiveWidths:
     """`LiveAverages` without numbers: which pairs of live tensors have a block."""
 
-    def __init__(self) -> None:
-        """Start without any live tensor."""
+    def __init__(self, width_of: Callable[[Any], int]) -> None:
+        """Start without any live tensor.
+
+        Args:
+            width_of: Rows of the average of a tensor.
+        """
+        self._width_of = width_of
         self._live: dict[int, Any] = {}
         self._pairs: set[tuple[int, int]] = set()
 
@@ -134,7 +142,7 @@ class LiveWidths:
     @property
     def size(self) -> int:
         """Entries of all blocks, of which one of two that mirror each other is held."""
-        widths = {key: num_features(tensor) for key, tensor in self._live.items()}
+        widths = {key: self._width_of(tensor) for key, tensor in self._live.items()}
         return sum(widths[a] * widths[b] for a, b in self._pairs)
 
     def add(self, tensor: Any) -> None:

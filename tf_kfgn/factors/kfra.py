@@ -12,27 +12,29 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import tensorflow as tf
 from typing_extensions import override
 
-from tf_kfgn._keras.layers import flattened_layers
+from tf_kfgn.factors.carriers import Carrier, FullAverages
+from tf_kfgn.factors.channel_averages import ChannelAverages, layouts_of, widest
 from tf_kfgn.factors.cotangents import squared_gradient
 from tf_kfgn.factors.demand import Demand, Sweep
 from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered, used_positions
 from tf_kfgn.factors.live_averages import LiveAverages
+from tf_kfgn.factors.reach import Reach
 from tf_kfgn.factors.sharing import Reduce, WeightSharing
-from tf_kfgn.layers import Recording
 from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in
 from tf_kfgn.operations.loop import LoopOperation, StepOperation
-from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.operation import Ends, Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 2048
+SPATIAL = ("auto", "full", "uncorrelated")
+MAX_FULL_WIDTH = 1024  # features with positions up to which "auto" carries all pairs of them
 _MIB = 2**20
 
 
@@ -47,16 +49,30 @@ class KFRAEstimator(FactorEstimator):
     Attributes:
         memory_limit: MiB that the recursion may hold at one time; what would take more is refused
             before anything is allocated.
+        spatial: What is carried of a tensor with positions: `"full"`, the average over all pairs
+            of its features; `"uncorrelated"`, that over pairs of channels, as if cotangents were
+            uncorrelated between positions and alike at all of them; `"auto"`, the first for a
+            model whose tensors with positions have at most 1,024 features, else the second.
     """
 
     diagonals = "sampled"
 
     memory_limit: float = dataclasses.field(default=MEMORY_LIMIT, kw_only=True)
+    spatial: str = dataclasses.field(default="auto", kw_only=True)
 
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("memory_limit", self.memory_limit, POSITIVE, optional=False)
+        check_spatial(self.spatial)
+
+    def carries_channels(self, width: int) -> bool:
+        """Whether averages are over pairs of channels alone.
+
+        Args:
+            width: Features of the widest tensor with several positions.
+        """
+        return self.spatial == "uncorrelated" or (self.spatial == "auto" and width > MAX_FULL_WIDTH)
 
     @override
     def output_cost(
@@ -66,6 +82,11 @@ class KFRAEstimator(FactorEstimator):
         batch_size: int,
         num_outputs: int,
     ) -> float:
+        if self.carries_channels(widest([*uses], {id(use.output) for use in uses})):
+            layouts = layouts_of([*uses])
+            ends = [Ends([layouts[id(t)] for t in u.inputs], layouts[id(u.output)]) for u in uses]
+            costs = [use.channels_cost(e, batch_size) for use, e in zip(uses, ends, strict=True)]
+            return sum(costs)
         groups = uses[0].matrix.groups or 1
         widths = [sum(use.input_widths) + use.shared * groups * use.out_features for use in uses]
         return sum(widths) * forward / len(uses)
@@ -77,9 +98,9 @@ class KFRAEstimator(FactorEstimator):
         Raises:
             ValueError: As `output_curvature`.
         """
-        recursion = _Sweep(self, tape, uses)
+        recursion = _Sweep(self, tape, uses, tf.zeros((2,), tf.int64))
         sweep = recursion.planned(batch_size)
-        recursion.check_gaps(sweep.stuck)
+        recursion.reach.check_gaps(sweep.stuck)
         return Demand(sweep.operations, sweep.peak)
 
     @override
@@ -92,7 +113,7 @@ class KFRAEstimator(FactorEstimator):
             ValueError: If an operation between the loss and a layer with weights was not
                 recorded, or the recursion would hold more than `memory_limit`.
         """
-        factors = _Sweep(self, tape, uses).factors() if uses else []
+        factors = _Sweep(self, tape, uses, seed).factors() if uses else []
         diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
         for output, likelihood in enumerate(tape.likelihoods if variables else []):
             sample = likelihood.sample(fold_in(seed, output))
@@ -104,16 +125,29 @@ class KFRAEstimator(FactorEstimator):
         return factors, diagonals
 
 
+def check_spatial(spatial: str) -> None:
+    """Refuse what `spatial` cannot be.
+
+    Raises:
+        ValueError: If it is not one of the names.
+    """
+    if not isinstance(spatial, str) or spatial not in SPATIAL:
+        raise ValueError(f"`spatial` must be one of {list(SPATIAL)}, received {spatial!r}.")
+
+
 class _Sweep:
     """One pass backwards over the operations of a tape."""
 
-    def __init__(self, estimator: KFRAEstimator, tape: CurvatureTape, uses: Uses) -> None:
+    def __init__(
+        self, estimator: KFRAEstimator, tape: CurvatureTape, uses: Uses, seed: tf.Tensor
+    ) -> None:
         self._estimator = estimator
         self._tape = tape
         self._uses = uses
         self._waiting = {id(op) for operations in uses.values() for op in operations}
-        self._made = {id(operation.output) for operation in tape.operations}
-        self.needed = self._needed_tensors()
+        self.reach = Reach(tape, [op for operations in uses.values() for op in operations])
+        self.needed = self.reach.needed
+        self._carrier = self._carrier_of(seed)
         self._live = LiveAverages()
         self._copies: dict[WeightMatrix, dict[int, int]] = {matrix: {} for matrix in uses}
         self._averages: dict[WeightMatrix, dict[tuple[int, int], tf.Tensor]] = {
@@ -121,6 +155,14 @@ class _Sweep:
         }
         self._within: dict[WeightMatrix, list[tuple[tf.Tensor, int]]] = {}
         self._inside: set[int] = set()  # uses whose factors these are
+
+    def _carrier_of(self, seed: tf.Tensor) -> Carrier:
+        """What is carried."""
+        tape = self._tape
+        if not self._estimator.carries_channels(widest(tape.operations, self.needed)):
+            return FullAverages(tape, tape.operations)
+        ends = [likelihood.recorded for likelihood in tape.likelihoods]
+        return ChannelAverages(tape, ends, self.needed, fold_in(seed, len(ends)))
 
     def planned(self, batch_size: int) -> Sweep:
         """What the recursion is about to do.
@@ -130,7 +172,7 @@ class _Sweep:
         """
         ends = [likelihood.recorded for likelihood in self._tape.likelihoods]
         operations = [operation for ops in self._uses.values() for operation in ops]
-        sweep = Sweep(self._tape.operations, ends, operations, self.needed, batch_size)
+        sweep = Sweep(self._carrier, ends, operations, self.needed, batch_size)
         size, limit = sweep.peak / _MIB, self._estimator.memory_limit
         if size > limit:
             raise ValueError(
@@ -146,18 +188,18 @@ class _Sweep:
         self.planned(batch_size=1)
         for likelihood in self._tape.likelihoods:
             if id(likelihood.recorded) in self.needed:
-                hessian = tf.cast(likelihood.mean_hessian(), likelihood.outputs.dtype)
+                hessian = tf.cast(self._carrier.start(likelihood), likelihood.outputs.dtype)
                 self._live.add(likelihood.recorded, hessian)
-        for operation in reversed(self._tape.operations):
+        for operation in reversed(self._carrier.operations):
             if not self._waiting:
                 break
             if operation.output in self._live:
                 self._go_through(operation)
-        self.check_gaps(self._live.tensors)
+        self.reach.check_gaps(self._live.tensors)
         return [self._factor(matrix) for matrix in self._uses]
 
     def _go_through(self, operation: Operation) -> None:
-        live, tape = self._live, self._tape
+        live, carrier = self._live, self._carrier
         if id(operation) in self._waiting:
             self._waiting.remove(id(operation))
             self._read(operation)
@@ -167,10 +209,13 @@ class _Sweep:
         inputs = [t if id(t) in self.needed else None for t in operation.inputs]
         if all(tensor is None for tensor in inputs) or not self._waiting:
             return
-        widths = operation.input_widths
-        pulled = operation.pull_back(average, tape)
-        moved = {key: operation.mean_transpose(block, tape) for key, block in crosses.items()}
-        live.spread(inputs, widths, pulled, moved)
+        widths = [carrier.width(tensor) for tensor in operation.inputs]
+        pulled = carrier.pull_back(operation, average)
+        moved = {
+            key: carrier.mean_transpose(operation, block, key) for key, block in crosses.items()
+        }
+        carried = {key: block for key, block in moved.items() if block is not None}
+        live.spread(inputs, widths, pulled, carried)
 
     def _read(self, operation: Any) -> None:
         """Read the average at one use of a matrix, and that between this use and later ones."""
@@ -179,16 +224,17 @@ class _Sweep:
         index = next(i for i, use in enumerate(uses) if use is operation)
         own = live.block(key, key)
         averages, copies = self._averages[matrix], self._copies[matrix]
-        averages[index, index] = operation.row_average(own, operation)
+        averages[index, index] = self._carrier.row_average(operation, own, operation)
         if len(uses) == 1 or not isinstance(self._estimator.sharing_of(matrix), Reduce):
             return
         for other, copy in copies.items():
             between = live.block(key, copy)
             if between is not None:
-                pairs = operation.row_average(between, uses[other])
+                pairs = self._carrier.row_average(operation, between, uses[other])
                 averages[index, other] = pairs
                 averages[other, index] = tf.transpose(pairs, _swapped(pairs.shape.rank))
         copies[index] = live.keep(operation.output)
+        self._carrier.kept(operation.output, copies[index])
         if len(copies) == len(uses):
             live.drop(list(copies.values()))
 
@@ -218,7 +264,7 @@ class _Sweep:
             zeros.append(self._zero_factor(uses[0], average.dtype))
         if not groups:
             return
-        found = loop.output_factors(average, self._tape, [*groups.values()], pairs, zeros)
+        found = self._carrier.loop_factors(loop, average, [*groups.values()], pairs, zeros)
         for (matrix, uses), factor in zip(groups.items(), found, strict=True):
             positions = sum(use.shared for use in uses)
             self._within.setdefault(matrix, []).append((factor, positions))
@@ -237,7 +283,7 @@ class _Sweep:
                     continue
                 if (index, index) in averages:
                     own = {(0, 0): averages[index, index]}
-                    factor = sharing.output_factor_of_averages(own, diagonal)
+                    factor = sharing.output_factor_of_averages(own, use.shared, diagonal)
                 else:
                     factor = self._zero_factor(use, at_least_float32(use.output.dtype))
                 parts.append((factor, use.shared))
@@ -247,80 +293,14 @@ class _Sweep:
                 rows = (operation.shared, *matrix.leading, matrix.out_features)
                 dtype = at_least_float32(operation.output.dtype)
                 averages[index, index] = tf.zeros((*rows, *rows), dtype)
-        return sharing.output_factor_of_averages(averages, diagonal)
+        positions = sum(use.shared for use in operations)
+        return sharing.output_factor_of_averages(averages, positions, diagonal)
 
     def _zero_factor(self, use: ParametrisedOperation, dtype: tf.DType) -> tf.Tensor:
         columns = use.out_features
         thin = self._estimator.diagonal_output(use.matrix)
         return tf.zeros((*use.matrix.leading, columns, 1 if thin else columns), dtype)
 
-    def _needed_tensors(self) -> set[int]:
-        """Tensors that a matrix still waiting lies behind, as far as the recording shows.
-
-        A tensor that no recorded operation made may hide such a matrix: it counts only if the
-        gradient says so.
-        """
-        unmade: list[tf.Tensor] = []
-        for tensor in self._ends():
-            if id(tensor) not in self._made and all(tensor is not other for other in unmade):
-                unmade.append(tensor)
-        needed = {id(tensor) for tensor in unmade} if self._behind(unmade) else set()
-        for operation in self._tape.operations:
-            waiting = [operation, *getattr(operation, "within", [])]
-            if any(id(op) in self._waiting for op in waiting) or any(
-                id(tensor) in needed for tensor in operation.inputs
-            ):
-                needed.add(id(operation.output))
-        return needed
-
-    def _ends(self) -> list[tf.Tensor]:
-        inputs = [tensor for operation in self._tape.operations for tensor in operation.inputs]
-        return inputs + [likelihood.recorded for likelihood in self._tape.likelihoods]
-
-    def _behind(self, tensors: list[tf.Tensor]) -> list[str]:
-        """Names of the layers with trained weights that some of the tensors depend on."""
-        operations = [operation for ops in self._uses.values() for operation in ops]
-        if not tensors:
-            return []
-        gradients = self._tape.gradient(tensors, [operation.output for operation in operations])
-        return [
-            operation.layer.name
-            for operation, gradient in zip(operations, gradients, strict=True)
-            if gradient is not None
-        ]
-
-    def check_gaps(self, tensors: list[tf.Tensor]) -> None:
-        """Refuse to go on if an average got stuck on its way to a layer with weights.
-
-        The recursion has then missed that average's part of the curvature, even if another one
-        reached the layer.
-
-        Args:
-            tensors: Those that are live at the end.
-        """
-        stuck = [tensor for tensor in tensors if id(tensor) not in self._made]
-        behind = self._behind(stuck)
-        if behind:
-            raise ValueError(_gap_message(self._tape, behind))
-
 
 def _swapped(rank: int) -> list[int]:
     return [*range(rank // 2, rank), *range(rank // 2)]
-
-
-def _gap_message(tape: CurvatureTape, unreached: list[str]) -> str:
-    suspects = [
-        f"{layer.name!r} ({type(layer).__name__})"
-        for model in tape.models
-        for layer in flattened_layers(model, include_self=False)
-        if not isinstance(layer, (Recording, keras.Model, keras.layers.InputLayer))
-    ]
-    between = (
-        f"The layers without a rule are {', '.join(suspects)}."
-        if suspects
-        else "An operation between them and the loss was not recorded."
-    )
-    return (
-        f"KFRA cannot carry the curvature of the loss back to {unreached}. {between} Use KFLR or "
-        "KFAC, which need no rule, or replace the layer."
-    )

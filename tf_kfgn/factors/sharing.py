@@ -77,13 +77,18 @@ class WeightSharing(abc.ABC):
 
     @abc.abstractmethod
     def output_factor_of_averages(
-        self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
+        self,
+        averages: Mapping[tuple[int, int], tf.Tensor],
+        positions: int,
+        diagonal: bool = False,
     ) -> tf.Tensor:
         """The factor G from averages over the rows of a layer's uses.
 
         Args:
             averages: For each pair of uses with any curvature between them, the average of shape
-                `(shared, [groups,] features, shared', [groups,] features)`.
+                `(shared, [groups,] features, shared', [groups,] features)`; or their sum over
+                pairs of positions, as if there was a single one.
+            positions: Number of positions of all uses.
             diagonal: Whether to keep nothing but the diagonal.
         """
 
@@ -132,11 +137,13 @@ class Expand(WeightSharing):
 
     @override
     def output_factor_of_averages(
-        self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
+        self,
+        averages: Mapping[tuple[int, int], tf.Tensor],
+        positions: int,
+        diagonal: bool = False,
     ) -> tf.Tensor:
         """The factor G: the mean of the diagonal blocks of the averages."""
         own = [average for (use, other), average in averages.items() if use == other]
-        positions = sum(average.shape[0] for average in own)
         total = tf.add_n([_block_sum(average, "s", "s") for average in own])
         return _kept(total, diagonal) / tf.cast(positions, total.dtype)
 
@@ -190,9 +197,13 @@ class Reduce(WeightSharing):
 
     @override
     def output_factor_of_averages(
-        self, averages: Mapping[tuple[int, int], tf.Tensor], diagonal: bool = False
+        self,
+        averages: Mapping[tuple[int, int], tf.Tensor],
+        positions: int,
+        diagonal: bool = False,
     ) -> tf.Tensor:
         """The factor G: the sum of all blocks of the averages."""
+        del positions
         return _kept(tf.add_n([_block_sum(a, "s", "t") for a in averages.values()]), diagonal)
 
 

@@ -15,8 +15,10 @@ from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.marks import mark_weights
+from tf_kfgn.operations.operation import Ends
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.patches import Geometry
+from tf_kfgn.operations.taps import Taps
 from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -63,6 +65,26 @@ class ConvolutionOperation(ParametrisedOperation):
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
         rows = self.geometry.channels_last(cotangent)
         return tf.reshape(rows, (-1, self.shared, *self.matrix.leading, self.out_features))
+
+    @override
+    def position_axes(self) -> tuple[int, ...]:
+        first = 0 if self.geometry.data_format == "channels_last" else 1
+        return tuple(range(first, first + len(self.geometry.kernel_size)))
+
+    @override
+    def taps(self, ends: Ends) -> Taps | None:
+        [before] = ends.inputs
+        own = tuple(self.input.shape[1:].as_list())
+        if before.shape != own or before.positions != self.position_axes():
+            return None
+        groups = self.matrix.groups or 1
+        count = math.prod(self.geometry.kernel_size)
+        kernel = tf.reshape(
+            self.matrix.join([tf.convert_to_tensor(self.kernel)]),
+            (groups, count, self.matrix.in_features // count, self.out_features),
+        )
+        maps = self.geometry.axis_maps(self.input, self.output)
+        return Taps(tf.transpose(kernel, (1, 0, 2, 3)), maps)
 
 
 class ChannelsFirstConvolutionOperation(ConvolutionOperation):

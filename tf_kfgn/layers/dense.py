@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 from typing_extensions import override
 
@@ -10,9 +11,12 @@ from tf_kfgn.layers.activation import record_activation
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
+from tf_kfgn.operations.axis_maps import AxisMaps
 from tf_kfgn.operations.features import as_rows, num_features
 from tf_kfgn.operations.marks import mark_weights
+from tf_kfgn.operations.operation import Ends
 from tf_kfgn.operations.parametrised import ParametrisedOperation
+from tf_kfgn.operations.taps import Taps
 from tf_kfgn.operations.weight_matrix import WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -34,6 +38,19 @@ class DenseOperation(ParametrisedOperation):
     @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
         return as_rows(cotangent, self.out_features)
+
+    @override
+    def taps(self, ends: Ends) -> Taps | None:
+        """The kernel; that of a flattened image is one for each position."""
+        [before], kernel = ends.inputs, tf.convert_to_tensor(self.kernel)
+        rows, columns = self.matrix.in_features, self.out_features
+        if before.in_order and before.num_channels == rows:
+            maps = AxisMaps([np.eye(size)[None] for size in before.sizes])
+            return Taps(tf.reshape(kernel, (1, 1, rows, columns)), maps)
+        if self.shared > 1:
+            return None
+        apart = before.rows(tf.transpose(kernel))  # (columns, positions, channels)
+        return Taps(tf.transpose(apart, (1, 2, 0))[:, None], None)
 
 
 @register

@@ -8,6 +8,7 @@ import string
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from typing_extensions import override
 
@@ -15,10 +16,13 @@ from tf_kfgn.layers.activation import record_activation
 from tf_kfgn.layers.adapted import refuse_adapted
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
+from tf_kfgn.operations.axis_maps import AxisMaps
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.marks import mark_weights, matrix_of
+from tf_kfgn.operations.operation import Ends
 from tf_kfgn.operations.parametrised import ParametrisedOperation
+from tf_kfgn.operations.taps import Taps
 from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -118,6 +122,38 @@ class EinsumOperation(ParametrisedOperation):
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
         letters, size = self._letters, self.out_features
         return self._rows(cotangent, letters.output, letters.columns, size)
+
+    @override
+    def position_axes(self) -> tuple[int, ...]:
+        return self._places(self._letters.output)
+
+    @override
+    def taps(self, ends: Ends) -> Taps | None:
+        letters, [before] = self._letters, ends.inputs
+        own = tuple(self.input.shape[1:].as_list())
+        fitting = before.shape == own and before.positions == self._places(letters.input)
+        if letters.groups or not fitting:
+            return None
+        rows = [x for x in letters.input[1:] if x in letters.rows]
+        order = [letters.kernel.index(x) for x in (*rows, *self._columns())]
+        kernel = tf.transpose(tf.convert_to_tensor(self.kernel), order)
+        maps = AxisMaps([np.eye(size)[None] for size in before.sizes])
+        return Taps(tf.reshape(kernel, (1, 1, self.matrix.in_features, self.out_features)), maps)
+
+    @override
+    def row_channels(self, average: tf.Tensor) -> tf.Tensor:
+        found, wanted = self._columns(), self._letters.groups + self._letters.columns
+        sizes = dict(zip(self._letters.output[1:], self.output.shape[1:].as_list(), strict=True))
+        places = np.arange(average.shape[0]).reshape([sizes[x] for x in found])
+        return tf.gather(average, places.transpose([found.index(x) for x in wanted]).ravel())
+
+    def _places(self, axes: str) -> tuple[int, ...]:
+        """Which axes of an end, the batch not counted, are shared."""
+        return tuple(i for i, letter in enumerate(axes[1:]) if letter in self._letters.shared)
+
+    def _columns(self) -> list[str]:
+        """The letters of the output's channels, in its order."""
+        return [x for x in self._letters.output[1:] if x not in self._letters.shared]
 
     def _rows(self, tensor: tf.Tensor, axes: str, features: str, size: int) -> tf.Tensor:
         order = [axes.index(x) for x in self._letters.shared + self._letters.groups + features]

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tf_kfgn._keras.graphs import first_call, is_stock_operation
 from tf_kfgn._keras.models import Functional
 from tf_kfgn.layers.call_template import CallOutput, RecordsCall, is_input
+from tf_kfgn.operations.diagonal import DiagonalOperation
 from tf_kfgn.operations.elementwise import ElementwiseOperation
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
@@ -24,6 +25,7 @@ _LINEAR = {
     "Negative", "Pad", "Repeat", "Reshape", "Roll", "Split", "Squeeze", "Stack", "Subtract", "Sum",
     "Swapaxes", "Tile", "Transpose", "Unstack",
 }  # fmt: skip
+_SUMS = {"Add", "Negative", "Subtract"}
 _ELEMENTWISE = {
     "Abs", "Absolute", "Arctan", "Cast", "Celu", "Clip", "Cos", "Divide", "Elu", "Erf", "Exp",
     "Expm1", "Gelu", "HardShrink", "HardSigmoid", "HardSilu", "HardTanh", "LeakyRelu", "Log",
@@ -94,9 +96,9 @@ def _kind(operation: Any, inputs: list[tf.Tensor], output: tf.Tensor) -> type[Op
     if not is_stock_operation(stock):
         return Operation
     symbols = [symbol for symbol in _symbols(operation) if symbol is not None]
-    any_batch = all(symbol.shape[0] is None for symbol in symbols if len(symbol.shape))
-    if stock.__name__ in _LINEAR and any_batch and len(symbols) == len(inputs):
-        return LinearOperation
     shapes = [tensor.shape[1:] for tensor in (*inputs, output)]
     alike = all(shape.is_fully_defined() and shape == shapes[0] for shape in shapes)
+    any_batch = all(symbol.shape[0] is None for symbol in symbols if len(symbol.shape))
+    if stock.__name__ in _LINEAR and any_batch and len(symbols) == len(inputs):
+        return DiagonalOperation if stock.__name__ in _SUMS and alike else LinearOperation
     return ElementwiseOperation if stock.__name__ in _ELEMENTWISE and alike else Operation

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from typing_extensions import override
 
@@ -13,9 +14,12 @@ from tf_kfgn._keras.layers import mask_of, with_mask
 from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
+from tf_kfgn.operations.concatenation import ConcatenationOperation
+from tf_kfgn.operations.diagonal import DiagonalOperation
 from tf_kfgn.operations.elementwise import ElementwiseOperation
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.spatial import SpatialOperation
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -48,12 +52,11 @@ class _Merging(Recording):
 
 
 class _LinearMerging(_Merging):
-    """A merging layer that is linear in all inputs together."""
+    """A merging layer that adds its inputs, with a factor each."""
 
     @override
     def kind(self, result: CallOutput) -> type[Operation]:
-        del result
-        return LinearOperation
+        return DiagonalOperation if _all_alike(result) else LinearOperation
 
 
 class _ElementwiseMerging(_Merging):
@@ -71,9 +74,7 @@ class _ElementwiseMerging(_Merging):
 
     @override
     def kind(self, result: CallOutput) -> type[Operation]:
-        shapes = [tuple(tensor.shape[1:]) for tensor in (*result.inputs, result.output)]
-        alike = None not in shapes[0] and len(set(shapes)) == 1
-        return ElementwiseOperation if alike else Operation
+        return ElementwiseOperation if _all_alike(result) else Operation
 
     def _repeated(self, tape: CurvatureTape, tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
         if tensor.shape[1:] == shape:
@@ -85,9 +86,29 @@ class _ElementwiseMerging(_Merging):
             return tf.broadcast_to(expanded, (count, *shape))
 
         wide = repeat(tensor)
-        tape.record(LinearOperation(self, tensor, wide, repeat))
+        tape.record(_repetition(self, tensor, wide, repeat))
         # Keras drops the mask itself where it adds axes.
         return with_mask(wide, mask_of(tensor)) if tensor.shape.rank == wide.shape.rank else wide
+
+
+def _all_alike(result: CallOutput) -> bool:
+    """Whether all ends have the same static features."""
+    shapes = [tuple(tensor.shape[1:]) for tensor in (*result.inputs, result.output)]
+    return None not in shapes[0] and len(set(shapes)) == 1
+
+
+def _repetition(layer: Any, tensor: tf.Tensor, wide: tf.Tensor, repeat: Any) -> Operation:
+    """What repeats a tensor along axes of length 1; the last axis may be one of them."""
+    before = _features(tensor, wide.shape.rank).as_list()
+    behind = wide.shape[1:].as_list()
+    if before[-1] != behind[-1] or wide.shape.rank < 3:
+        return LinearOperation(layer, tensor, wide, repeat)
+    pairs = list(zip(before[:-1], behind[:-1], strict=True))
+
+    def maps() -> list[np.ndarray]:
+        return [np.eye(size) if old == size else np.ones((size, 1)) for old, size in pairs]
+
+    return SpatialOperation(layer, tensor, wide, repeat, maps=maps)
 
 
 def _features(tensor: tf.Tensor, rank: int) -> tf.TensorShape:
@@ -112,8 +133,16 @@ class Average(_LinearMerging, keras.layers.Average):
 
 
 @register
-class Concatenate(_LinearMerging, keras.layers.Concatenate):
+class Concatenate(_Merging, keras.layers.Concatenate):
     """`keras.layers.Concatenate` that records itself on an active tape."""
+
+    @override
+    def recorded_operation(
+        self, result: CallOutput, inputs: Sequence[tf.Tensor] = (), **kwargs: Any
+    ) -> Operation:
+        if len(result.inputs) != len(inputs):  # an integer input is a constant of each example
+            return Operation(self, *result)
+        return ConcatenationOperation(self, *result, axis=self.axis)
 
 
 @register

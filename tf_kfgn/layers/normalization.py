@@ -14,7 +14,7 @@ from tf_kfgn._keras.normalization import batch_statistics, corrects
 from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
-from tf_kfgn.operations.linear import LinearOperation
+from tf_kfgn.operations.diagonal import DiagonalOperation
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.row_normalization import RowNormalization
 from tf_kfgn.recording.active import active_replay
@@ -57,7 +57,7 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
             constants = early or self._constants(inputs, training, mask)
             return keras.ops.cast(self._normalised(tensor, *constants), tensor.dtype)
 
-        tape.record(LinearOperation(self, inputs, outputs, function))
+        tape.record(DiagonalOperation(self, inputs, outputs, function))
         return outputs
 
     def _is_of_batch(self, training: bool | None) -> bool:

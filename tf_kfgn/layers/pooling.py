@@ -12,8 +12,10 @@ from typing_extensions import override
 from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
 from tf_kfgn.layers.registry import register
+from tf_kfgn.layers.spatial_maps import spatial_sizes
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.spatial import SpatialOperation
 from tf_kfgn.operations.windows import WindowOperation
 
 
@@ -84,9 +86,13 @@ class GlobalAveragePooling1D(Recording, keras.layers.GlobalAveragePooling1D):
     def recorded_operation(
         self, result: CallOutput, inputs: tf.Tensor, mask: tf.Tensor | None = None
     ) -> Operation:
+        static = inputs.shape[1:].is_fully_defined()
+        if mask is None and static:
+            [size] = spatial_sizes(inputs.shape, self.data_format)
+            return SpatialOperation(self, *result, maps=lambda: [np.full((1, size), 1 / size)])
         if mask is None:
             return LinearOperation(self, *result)
-        if not inputs.shape[1:].is_fully_defined():
+        if not static:
             return Operation(self, *result)
         windows = whole_axes(inputs, self.data_format)  # each example has its own mean
         return WindowOperation(self, inputs, result.output, windows)

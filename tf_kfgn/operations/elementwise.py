@@ -7,7 +7,8 @@ from typing_extensions import override
 
 from tf_kfgn.numerics.moments import second_moment
 from tf_kfgn.operations.features import flattened
-from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.layout import Layout
+from tf_kfgn.operations.operation import Ends, Operation
 
 
 class ElementwiseOperation(Operation):
@@ -54,3 +55,34 @@ class ElementwiseOperation(Operation):
     @override
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
         return float(sum(self.input_widths) * (columns + batch_size))
+
+    @override
+    def pull_back_channels(
+        self, average: tf.Tensor, ends: Ends, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """S times, elementwise, the mean of `f' f'^T` over examples and positions."""
+        if not ends.alike:
+            return None
+        slopes = self._rows_of_slopes(ends, average.dtype, tape)
+        copies = len(self.inputs)
+        tiled = average if copies == 1 else tf.tile(average, (copies, copies))
+        return tiled * second_moment(slopes)
+
+    @override
+    def mean_transpose_channels(
+        self, columns: tf.Tensor, ends: Ends, other: Layout, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """The columns times, elementwise, the mean slope."""
+        if not ends.alike:
+            return None
+        slopes = self._rows_of_slopes(ends, columns.dtype, tape)
+        copies = len(self.inputs)
+        tiled = columns if copies == 1 else tf.tile(columns, (copies, 1))
+        return tiled * tf.reduce_mean(slopes, axis=0)[:, None]
+
+    def _rows_of_slopes(self, ends: Ends, dtype: tf.DType, tape: tf.GradientTape) -> tf.Tensor:
+        """A row for each example and position, with the channels of each input."""
+        slopes = self.derivatives(tape)
+        rows = [ends.output.rows(tf.cast(slope, dtype)) for slope in slopes]
+        joined = rows[0] if len(rows) == 1 else tf.concat(rows, axis=-1)
+        return tf.reshape(joined, (-1, joined.shape[-1]))

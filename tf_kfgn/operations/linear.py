@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.operations.features import flattened, num_features
-from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.layout import Layout
+from tf_kfgn.operations.operation import Ends, Operation
 
 
 class LinearOperation(Operation):
@@ -92,4 +95,39 @@ class ReshapingOperation(Operation):
 
     @override
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
+        return 0.0
+
+    @override
+    def output_layout(self, inputs: Sequence[Layout]) -> Layout:
+        """Positions stay positions, if only in the layout."""
+        natural, [before] = Layout.natural(self.output), inputs
+        split = (natural.num_positions, natural.num_channels)
+        if before.in_order and split == (before.num_positions, before.num_channels):
+            return natural
+        return before
+
+    @override
+    def pull_back_channels(
+        self, average: tf.Tensor, ends: Ends, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """Nothing changes."""
+        del tape
+        return average if self._keeps(ends) else None
+
+    @override
+    def mean_transpose_channels(
+        self, columns: tf.Tensor, ends: Ends, other: Layout, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """Nothing changes."""
+        del tape
+        return columns if self._keeps(ends) else None
+
+    @staticmethod
+    def _keeps(ends: Ends) -> bool:
+        [before], behind = ends.inputs, ends.output
+        in_order = before.in_order and behind.in_order
+        return before == behind or (in_order and before.num_channels == behind.num_channels)
+
+    @override
+    def channels_cost(self, ends: Ends, batch_size: int) -> float:
         return 0.0

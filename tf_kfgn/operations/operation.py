@@ -8,6 +8,7 @@ as one with a single input: their flattened features, one after the other.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +17,27 @@ import tensorflow as tf
 
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.operations.features import flattened, num_features
+from tf_kfgn.operations.layout import Layout
 
 MAX_EXACT_WIDTH = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Ends:
+    """What is positions and what is channels at the ends of an operation.
+
+    Attributes:
+        inputs: Layout of each input.
+        output: Layout of the output.
+    """
+
+    inputs: list[Layout]
+    output: Layout
+
+    @property
+    def alike(self) -> bool:
+        """Whether all ends have the same layout."""
+        return all(layout == self.output for layout in self.inputs)
 
 
 class Operation:
@@ -137,6 +157,66 @@ class Operation:
         """
         features = sum(self.input_widths)
         return 2.0 * num_features(self.output) * features * (columns + batch_size)
+
+    # The same for averages over channels alone
+
+    def output_layout(self, inputs: Sequence[Layout]) -> Layout:
+        """What is positions and what is channels at the output.
+
+        Args:
+            inputs: The layout of each input.
+        """
+        for layout, tensor in zip(inputs, self.inputs, strict=True):
+            if tensor.shape[1:] == self.output.shape[1:]:
+                return layout
+        return Layout.natural(self.output)
+
+    def pull_back_channels(
+        self, average: tf.Tensor, ends: Ends, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """Mean blocks of the average of `J_n^T (I (x) S) J_n`.
+
+        Args:
+            average: S, over the channels of `output`.
+            ends: The layouts.
+            tape: The tape that recorded the operation.
+
+        Returns:
+            A matrix over the channels of all inputs, one input after the other; between two
+            inputs the mean over aligned pairs of positions. None if there is no rule of its own
+            for these layouts.
+        """
+        del average, ends, tape
+        return None
+
+    def mean_transpose_channels(
+        self, columns: tf.Tensor, ends: Ends, other: Layout, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """The transposed mean Jacobian times what the output has with another tensor.
+
+        Args:
+            columns: One row for each channel of `output`, one column for each of the other tensor:
+                the mean over aligned pairs of positions.
+            ends: The layouts.
+            other: Layout of the other tensor.
+            tape: The tape that recorded the operation.
+
+        Returns:
+            The same for the channels of all inputs, or None if there is no rule of its own.
+        """
+        del columns, ends, other, tape
+        return None
+
+    def channels_cost(self, ends: Ends, batch_size: int) -> float:
+        """Multiplications and additions of `pull_back_channels`.
+
+        Args:
+            ends: The layouts.
+            batch_size: Examples in a batch.
+        """
+        inputs = sum(layout.num_channels for layout in ends.inputs)
+        positions = max(layout.num_positions for layout in (*ends.inputs, ends.output))
+        return 2.0 * batch_size * positions * (inputs**2 + ends.output.num_channels**2)
 
     def _sum_over_outputs(
         self, add: Callable[..., Any], width: int, shape: tuple[int, int], dtype: tf.DType

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
 from typing_extensions import override
 
+from tf_kfgn.operations.layout import Layout
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.marks import mark_of
+from tf_kfgn.operations.operation import Ends
+from tf_kfgn.operations.taps import Taps
 from tf_kfgn.operations.weight_matrix import WeightMatrix
 
 
@@ -118,6 +121,50 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         sorted_rows = self.cotangent_rows(tf.reshape(turned, (-1, *self.output.shape[1:])))
         pairs = tf.transpose(tf.reshape(sorted_rows, (average.shape[1], -1)))
         return tf.reshape(pairs, (*sorted_rows.shape[1:], *columns.shape[1:]))
+
+    # Averages over channels alone
+
+    def position_axes(self) -> tuple[int, ...]:
+        """The axes of the output, the batch not counted, that are shared positions."""
+        return tuple(range(self.output.shape.rank - 2))
+
+    def taps(self, ends: Ends) -> Taps | None:
+        """The kernel as a sum over taps, or None if the layouts do not fit."""
+        del ends
+        return None
+
+    def row_channels(self, average: tf.Tensor) -> tf.Tensor:
+        """Channels of the output in the order of `cotangent_rows`, along the first axis."""
+        return average
+
+    @override
+    def output_layout(self, inputs: Sequence[Layout]) -> Layout:
+        del inputs
+        return Layout.of_axes(self.output, self.position_axes())
+
+    @override
+    def pull_back_channels(
+        self, average: tf.Tensor, ends: Ends, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """The sum over taps of `K S K^T`, weighted by how many positions each tap meets."""
+        taps = self.taps(ends)
+        return None if taps is None else taps.pull_back(average)
+
+    @override
+    def mean_transpose_channels(
+        self, columns: tf.Tensor, ends: Ends, other: Layout, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """The sum over taps of K, weighted by the aligned positions each tap meets."""
+        taps = self.taps(ends)
+        return None if taps is None else taps.mean_transpose(columns, other)
+
+    @override
+    def channels_cost(self, ends: Ends, batch_size: int) -> float:
+        taps = self.taps(ends)
+        if taps is None:
+            return super().channels_cost(ends, batch_size)
+        count, groups, rows, columns = taps.kernel.shape
+        return 2.0 * count * rows * columns * groups**2 * (rows + columns)
 
 
 class OneHotOperation(ParametrisedOperation):

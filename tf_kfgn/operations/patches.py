@@ -8,8 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
+from tf_kfgn.operations.axis_maps import AxisMaps
 from tf_kfgn.operations.features import num_features
 
 
@@ -31,6 +33,11 @@ class Window:
     stride: int
     positions: int
     spacing: int = 1
+
+    def positions_met(self, size: int) -> np.ndarray:
+        """Ones where a tap meets a position of an input of that size, `(taps, positions, size)`."""
+        places = np.array(self.starts)[:, None] + self.stride * np.arange(self.positions)
+        return np.float64(places[..., None] == self.spacing * np.arange(size))
 
     def patches(self, inputs: tf.Tensor, axis: int) -> tf.Tensor:
         """Inputs of shape `(..., size, ..., features)` as `(..., positions, ..., taps * features)`.
@@ -95,6 +102,13 @@ class Geometry:
             window = self._window(axis, patches.shape[axis + 1], sizes[axis])
             patches = window.patches(patches, axis + 1)
         return patches
+
+    def axis_maps(self, inputs: tf.Tensor, output: tf.Tensor) -> AxisMaps:
+        """Which positions each tap of the kernel joins; arguments as of `patches`."""
+        ends = zip(self.spatial_shape(inputs), self.spatial_shape(output), strict=True)
+        return AxisMaps(
+            [self._window(axis, *sizes).positions_met(sizes[0]) for axis, sizes in enumerate(ends)]
+        )
 
     def channels_last(self, tensor: tf.Tensor) -> tf.Tensor:
         """A tensor of the convolution's data format as `(batch_size, *spatial, channels)`."""

@@ -10,7 +10,8 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.operations.features import flattened
-from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.layout import Layout
+from tf_kfgn.operations.operation import Ends, Operation
 
 
 class RowNormalization(Operation):
@@ -92,6 +93,60 @@ class RowNormalization(Operation):
     @override
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
         return 2.0 * self._places.size * self._places.shape[1] * (columns + batch_size)
+
+    @override
+    def pull_back_channels(
+        self, average: tf.Tensor, ends: Ends, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """The mean over examples and positions of `J^T S J`, if each row is one position."""
+        del tape
+        if not self._rows_are_positions(ends):
+            return None
+        x, s = self._rows(average.dtype)
+        D = x.shape[-1]
+        x, s = tf.reshape(x, (-1, D)), tf.reshape(s, (-1, 1))
+        count = tf.cast(tf.shape(x)[0], average.dtype)
+        core = self._scaled_core(self._scaled_core(average))
+        met = tf.matmul(x, core)
+        scaled = x * tf.square(s)
+        quadratic = tf.reduce_sum(met * x, axis=-1, keepdims=True) / D
+        half = tf.matmul(scaled, quadratic * x / 2 - met, transpose_a=True) / (D * count)
+        return core * tf.reduce_mean(tf.square(s)) + half + tf.transpose(half)
+
+    @override
+    def mean_transpose_channels(
+        self, columns: tf.Tensor, ends: Ends, other: Layout, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """The mean of `J^T`, if each row is one position."""
+        del other, tape
+        if not self._rows_are_positions(ends):
+            return None
+        x, s = self._rows(columns.dtype)
+        D = x.shape[-1]
+        x, s = tf.reshape(x, (-1, D)), tf.reshape(s, (-1, 1))
+        count = tf.cast(tf.shape(x)[0], columns.dtype)
+        core = self._scaled_core(tf.transpose(columns))
+        outer = tf.matmul(x * s, x, transpose_a=True) / (D * count)
+        return core * tf.reduce_mean(s) - tf.matmul(outer, core)
+
+    def _rows_are_positions(self, ends: Ends) -> bool:
+        """Whether a row holds the channels of one position, and all have the same scale."""
+        layout = ends.output
+        if not ends.alike or self._places.shape != (layout.num_positions, layout.num_channels):
+            return False
+        if self._gamma is not None and np.prod(self._gamma.shape) > layout.num_channels:
+            return False
+        features = np.arange(self._places.size).reshape(layout.shape)
+        order = np.transpose(features, layout.positions + layout.channels)
+        return bool(np.all(self._places == order.reshape(self._places.shape)))
+
+    def _scaled_core(self, matrix: tf.Tensor) -> tf.Tensor:
+        """`P γ` times each row of a matrix, transposed."""
+        if self._gamma is not None:
+            matrix *= tf.cast(tf.convert_to_tensor(self._gamma), matrix.dtype)
+        if self._centred:
+            matrix -= tf.reduce_mean(matrix, axis=-1, keepdims=True)
+        return tf.transpose(matrix)
 
     def _rows(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
         """`x̂` of shape `(batch_size, rows, D)`, and `s` of shape `(batch_size, rows)`."""

@@ -10,8 +10,10 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.numerics.moments import second_moment
+from tf_kfgn.operations.axis_maps import AxisMaps
 from tf_kfgn.operations.features import flattened
-from tf_kfgn.operations.operation import Operation
+from tf_kfgn.operations.layout import Layout
+from tf_kfgn.operations.operation import Ends, Operation
 
 
 class WindowOperation(Operation):
@@ -39,7 +41,7 @@ class WindowOperation(Operation):
                 input; None for an axis that is not pooled.
         """
         super().__init__(layer, inputs, output)
-        self._windows = windows
+        self.windows = windows
 
     def _factors(self, tape: tf.GradientTape, dtype: tf.DType) -> tf.Tensor:
         """The derivative of the sum of all outputs for each input, `(batch_size, features)`."""
@@ -49,10 +51,10 @@ class WindowOperation(Operation):
         """`U^T` times each row: `(k, output features)` in, `(k, input features)` out."""
         sizes = [
             size if windows is None else int(windows.max()) + 1
-            for windows, size in zip(self._windows, self.input.shape[1:], strict=True)
+            for windows, size in zip(self.windows, self.input.shape[1:], strict=True)
         ]
         grid = tf.reshape(rows, (-1, *sizes))
-        for axis, windows in enumerate(self._windows, start=1):
+        for axis, windows in enumerate(self.windows, start=1):
             if windows is not None:
                 grid = tf.gather(grid, windows, axis=axis)
         return tf.reshape(grid, (-1, *self.input_widths))
@@ -76,3 +78,66 @@ class WindowOperation(Operation):
     @override
     def mean_transpose_cost(self, columns: int, batch_size: int) -> float:
         return float(sum(self.input_widths) * (columns + batch_size))
+
+    @override
+    def output_layout(self, inputs: Sequence[Layout]) -> Layout:
+        return pooled_layout(inputs[0], self.input, self.output)
+
+    @override
+    def pull_back_channels(
+        self, average: tf.Tensor, ends: Ends, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """S times, elementwise, the mean of `m m^T` over examples and positions of the input."""
+        maps = self._maps(ends)
+        if maps is None:
+            return None
+        rows = self._rows_of_factors(ends, average.dtype, tape)
+        return average * second_moment(rows)
+
+    @override
+    def mean_transpose_channels(
+        self, columns: tf.Tensor, ends: Ends, other: Layout, tape: tf.GradientTape
+    ) -> tf.Tensor | None:
+        """The columns times the mean of m, and the share of aligned pairs within a window."""
+        maps = self._maps(ends)
+        weights = None if maps is None else maps.cross_weights(other)
+        if weights is None:
+            return None
+        mean = tf.reduce_mean(self._rows_of_factors(ends, columns.dtype, tape), axis=0)
+        return columns * mean[:, None] * tf.constant(weights[0], columns.dtype)
+
+    def _maps(self, ends: Ends) -> AxisMaps | None:
+        """Which positions of the input are in the window of which output."""
+        [before], behind = ends.inputs, ends.output
+        own = tuple(self.input.shape[1:].as_list())
+        axes = range(len(own))
+        if before.shape != own or before.num_channels != behind.num_channels:
+            return None
+        if any(self.windows[axis] is not None for axis in axes if axis not in before.positions):
+            return None
+        found = []
+        for axis in before.positions:
+            windows = self.windows[axis]
+            windows = np.arange(own[axis]) if windows is None else windows
+            found.append(np.eye(int(windows.max()) + 1)[windows].T[None])
+        return AxisMaps(found)
+
+    def _rows_of_factors(self, ends: Ends, dtype: tf.DType, tape: tf.GradientTape) -> tf.Tensor:
+        """The factors m, a row for each example and position of the input."""
+        [before] = ends.inputs
+        factors = self._factors(tape, dtype)
+        return tf.reshape(before.rows(factors), (-1, before.num_channels))
+
+
+def pooled_layout(before: Layout, inputs: tf.Tensor, outputs: tf.Tensor) -> Layout:
+    """The layout of what an operation along spatial axes makes of its input.
+
+    Args:
+        before: The layout of the input.
+        inputs: The input.
+        outputs: The output; without spatial axes if all were pooled away.
+    """
+    own = tuple(inputs.shape[1:].as_list())
+    if before.shape != own or inputs.shape.rank != outputs.shape.rank:
+        return Layout.natural(outputs)
+    return Layout.of_axes(outputs, before.positions)

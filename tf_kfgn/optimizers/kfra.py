@@ -16,15 +16,22 @@ from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 class KFRA(GaussNewton):
     """Optimizer with Kronecker-factored recursive approximation of the Gauss-Newton matrix.
 
-    The factors are not sampled, and their cost does not grow with the number of outputs. It does
-    grow with the width of each layer: on images of more than a few thousand pixels, KFLR and
-    KFAC are cheaper.
+    The factors are not sampled, and their cost does not grow with the number of outputs. On images
+    and sequences of more than a thousand features it carries averages over pairs of channels
+    alone, at KFAC's cost.
 
-    Takes the arguments of `GaussNewton`, which describes them, and one of its own.
+    Takes the arguments of `GaussNewton`, which describes them, and two of its own.
 
     Args:
         memory_limit: MiB that the recursion may hold at one time: all its averages together. What
             would take more is refused, with a message, before it is allocated. Defaults to `2048`.
+        spatial: What the recursion carries of a tensor with positions, as of an image or a
+            sequence. `"full"`: the average over all pairs of its features. `"uncorrelated"`: that
+            over pairs of channels, as if cotangents were uncorrelated between positions and alike
+            at all of them; an operation without a rule for these gets one sampled cotangent for
+            each example. Defaults to `"auto"`: the first if no such tensor of the model has more
+            than 1,024 features, else the second. A model without positions has the same factors
+            either way.
 
     ```python
     tf_kfgn.enable_curvature(model)
@@ -68,6 +75,7 @@ class KFRA(GaussNewton):
         name: str | None = None,
         *,
         memory_limit: float = MEMORY_LIMIT,
+        spatial: str = "auto",
         **kwargs: Any,
     ) -> None:
         """Take the arguments, which the class describes."""
@@ -98,6 +106,7 @@ class KFRA(GaussNewton):
             gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
             memory_limit=memory_limit,
+            spatial=spatial,
             **kwargs,
         )
 
@@ -105,3 +114,8 @@ class KFRA(GaussNewton):
     def memory_limit(self) -> float:
         """MiB that the recursion may hold at one time."""
         return self.estimator.memory_limit
+
+    @property
+    def spatial(self) -> str:
+        """What the recursion carries of a tensor with positions."""
+        return self.estimator.spatial

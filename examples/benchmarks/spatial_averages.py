@@ -1,0 +1,225 @@
+"""How well KFRA's averages over channels alone do, and what they cost, on images.
+
+    python examples/benchmarks/spatial_averages.py [--only NAME ...] [--updates 100] [--cost]
+
+For each network the factor G of each layer is compared with KFLR's, which is exact, on images of
+Fashion-MNIST, before and after some updates of Adam: the cosine of the two matrices, and the ratio
+of their traces. KFRA with `spatial="full"` stands beside where its averages fit into the memory limit.
+With `--cost` the script prints instead what new factors and a gradient take together, against a
+gradient, in the CPU time of all threads; the methods take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
+
+import keras
+import numpy as np
+import tensorflow as tf
+from _arguments import positive_integer
+from _tasks.data import fashion
+
+import tf_kfgn
+from tf_kfgn.factors import FactorEstimator, KFACEstimator, KFLREstimator, KFRAEstimator
+
+layers = keras.layers
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+SEED = tf.constant([0, 0], tf.int64)
+METHODS = {
+    "full": KFRAEstimator(spatial="full"),
+    "uncorrelated": KFRAEstimator(spatial="uncorrelated"),
+    "KFAC": KFACEstimator(),
+}
+
+
+def main() -> None:
+    """Print the errors of each network, or the costs of the first."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[""], help="networks with one of these names")
+    parser.add_argument("--updates", type=positive_integer, default=100, help="of Adam")
+    parser.add_argument("--examples", type=positive_integer, default=200)
+    parser.add_argument("--cost", action="store_true", help="print costs instead of errors")
+    given = parser.parse_args()
+    images, labels = training_images()
+    if given.cost:
+        print_costs(images[:128], labels[:128])
+        return
+    heads = "".join(f"{name:>14}" for name in METHODS)
+    print(f"{'network':<16}{'updates':>8}  {'layer':<12}{heads}   cosine/trace")
+    for name, make in NETWORKS.items():
+        if any(part in name for part in given.only):
+            print_errors(name, make, images, labels, given.updates, given.examples)
+
+
+def training_images() -> tuple[np.ndarray, np.ndarray]:
+    """Images of shape `(28, 28, 1)` in [0, 1], and their classes."""
+    return fashion().train
+
+
+def convolutional() -> keras.Model:
+    """Two convolutions with pooling, and a dense layer on the flat image."""
+    return _plain(layers.Flatten(), layers.Dense(64, "relu", name="dense"))
+
+
+def averaged() -> keras.Model:
+    """The same before a global average."""
+    return _plain(layers.GlobalAveragePooling2D())
+
+
+def _plain(*top: keras.layers.Layer) -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Conv2D(16, 3, padding="same", activation="relu", name="conv1"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, padding="same", activation="relu", name="conv2"),
+            layers.MaxPooling2D(),
+            *top,
+            layers.Dense(10, name="outputs"),
+        ]
+    )
+
+
+def residual() -> keras.Model:
+    """A residual block with batch normalisation, and one with strides."""
+
+    def convolution(x: Any, filters: int, size: int, strides: int, name: str) -> Any:
+        layer = layers.Conv2D(filters, size, strides, "same", use_bias=False, name=name)
+        return layers.BatchNormalization()(layer(x))
+
+    inputs = keras.Input((28, 28, 1))
+    x = layers.ReLU()(convolution(inputs, 16, 3, 2, "conv1"))
+    y = layers.ReLU()(convolution(x, 16, 3, 1, "conv2"))
+    x = layers.ReLU()(layers.Add()([x, convolution(y, 16, 3, 1, "conv3")]))
+    y = layers.ReLU()(convolution(x, 32, 3, 2, "conv4"))
+    y = convolution(y, 32, 3, 1, "conv5")
+    x = layers.ReLU()(layers.Add()([y, convolution(x, 32, 1, 2, "shortcut")]))
+    return keras.Model(inputs, layers.Dense(10, name="outputs")(layers.GlobalAveragePooling2D()(x)))
+
+
+def separable() -> keras.Model:
+    """Depthwise and 1 x 1 convolutions with a gate for each channel, as in MobileNet."""
+    inputs = keras.Input((28, 28, 1))
+    x = layers.Conv2D(16, 3, 2, "same", activation="relu", name="conv1")(inputs)
+    x = layers.DepthwiseConv2D(3, padding="same", activation="relu", name="depthwise")(x)
+    gate = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    gate = layers.Conv2D(16, 1, activation="hard_sigmoid", name="gate")(gate)
+    x = layers.Conv2D(32, 1, activation="relu", name="pointwise")(layers.Multiply()([x, gate]))
+    return keras.Model(inputs, layers.Dense(10, name="outputs")(layers.GlobalAveragePooling2D()(x)))
+
+
+def attention() -> keras.Model:
+    """A block of attention over the rows of the image."""
+    inputs = keras.Input((28, 28, 1))
+    x = layers.Dense(32, name="embedding")(layers.Reshape((28, 28))(inputs))
+    x = layers.LayerNormalization()(
+        layers.Add()([x, layers.MultiHeadAttention(2, 16, name="mha")(x, x)])
+    )
+    y = layers.Dense(32, name="mlp2")(layers.Dense(64, "gelu", name="mlp1")(x))
+    x = layers.LayerNormalization()(layers.Add()([x, y]))
+    return keras.Model(inputs, layers.Dense(10, name="outputs")(layers.GlobalAveragePooling1D()(x)))
+
+
+NETWORKS: dict[str, Callable[[], keras.Model]] = {
+    "convolutional": convolutional,
+    "global average": averaged,
+    "residual": residual,
+    "separable": separable,
+    "attention": attention,
+}
+
+
+def print_errors(
+    name: str,
+    make: Callable[[], keras.Model],
+    images: np.ndarray,
+    labels: np.ndarray,
+    updates: int,
+    examples: int,
+) -> None:
+    """Print a row for each layer, before the updates and after them."""
+    keras.utils.set_random_seed(0)
+    model = make()
+    model.compile(keras.optimizers.Adam(), LOSS)
+    for done in (0, updates):
+        if done:
+            count = 128 * done
+            model.fit(images[:count], labels[:count], batch_size=128, verbose=0)
+        for layer, numbers in errors(model, images[:examples], labels[:examples]).items():
+            cells = "".join(f"{cell:>14}" for cell in numbers)
+            print(f"{name:<16}{done:>8}  {layer:<12}{cells}", flush=True)
+
+
+def errors(model: keras.Model, x: np.ndarray, y: np.ndarray) -> dict[str, list[str]]:
+    """Cosine and ratio of traces for each layer and method."""
+    tf_kfgn.enable_curvature(model)
+    with tf_kfgn.CurvatureTape() as tape:
+        tape.watch_loss(LOSS, y, model(x, training=False))
+    exact = KFLREstimator()(tape, SEED)
+    rows: dict[str, list[str]] = {matrix.name: [] for matrix in exact}
+    for method in METHODS.values():
+        try:
+            found = method(tape, SEED)
+        except ValueError:  # the averages do not fit
+            found = None
+        for matrix, pair in exact.items():
+            cell = "-" if found is None else _compared(found[matrix].G.numpy(), pair.G.numpy())
+            rows[matrix.name].append(cell)
+    tf_kfgn.disable_curvature(model)
+    return rows
+
+
+def _compared(found: np.ndarray, exact: np.ndarray) -> str:
+    cosine = np.vdot(found, exact) / np.linalg.norm(found) / np.linalg.norm(exact)
+    traces = (np.trace(factor, axis1=-2, axis2=-1).sum() for factor in (found, exact))
+    return f"{cosine:.2f}/{next(traces) / next(traces):.2f}"
+
+
+def print_costs(x: np.ndarray, y: np.ndarray) -> None:
+    """Print the CPU time of a gradient with new factors, as a multiple of that of a gradient."""
+    model = tf_kfgn.enable_curvature(convolutional())
+    passes = {"gradient": None, "uncorrelated": METHODS["uncorrelated"], "KFAC": METHODS["KFAC"]}
+    functions = {
+        name: _pass(model, tf.constant(x), tf.constant(y), method)
+        for name, method in passes.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(23):
+        for name, function in functions.items():
+            start = time.process_time()
+            for tensor in function():
+                tensor.numpy()
+            if turn > 2:
+                seconds[name].append(time.process_time() - start)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for name, median in medians.items():
+        print(f"{name:<14}{1000 * median:8.1f} ms{median / medians['gradient']:8.2f}")
+
+
+def _pass(
+    model: keras.Model, x: tf.Tensor, y: tf.Tensor, method: FactorEstimator | None
+) -> Callable[[], list[tf.Tensor]]:
+    @tf.function
+    def function() -> list[tf.Tensor]:
+        with tf_kfgn.CurvatureTape() as tape:
+            outputs = model(x, training=True)
+            loss = LOSS(y, outputs)
+            tape.watch_loss(LOSS, y, outputs)
+        found = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        for pair in method(tape, SEED).values() if method else ():
+            found += list(pair)
+        return [tf.reduce_sum(tensor) for tensor in found]
+
+    return function
+
+
+if __name__ == "__main__":
+    main()
