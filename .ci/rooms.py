@@ -20,6 +20,7 @@ ROOMS = (
     "_backend",
     "_keras",
     "numerics",
+    "replicas",
     "swapping",
     "operations",
     "losses",
