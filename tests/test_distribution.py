@@ -3,19 +3,73 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
+import tf_kfgn
+
+SCRIPT = pathlib.Path(__file__).with_name("train_on_replicas.py")
+OPTIMIZERS = ("kfra", "kflr", "kfac")
+
+
+def weights_on(replicas: int, *problems: str) -> dict[str, np.ndarray]:
+    """What a process with that many devices ends with, for each problem."""
+    command = [sys.executable, SCRIPT, str(replicas), *problems]
+    environment = {**os.environ, "TF_NUM_INTEROP_THREADS": "4"}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return {k: np.array(v) for k, v in json.loads(result.stdout.splitlines()[-1]).items()}
+
+
+@pytest.mark.parametrize(("method", "linear"), [("kflr", True), ("kfra", False)])
+def test_factors_of_two_halves_have_the_mean_of_the_whole_batch_unless_means_are_multiplied(
+    method, linear
+):
+    layers = [keras.layers.Dense(4, "tanh", dtype="float64") for _ in range(2)]
+    model = keras.Sequential([keras.Input((3,), dtype="float64"), *layers])
+    x = np.random.default_rng(0).normal(size=(8, 3))
+
+    def factor(part):
+        return tf_kfgn.kronecker_factors(model, part, "mse", method)[layers[0].name].G.numpy()
+
+    distance = np.max(np.abs((factor(x[:4]) + factor(x[4:])) / 2 - factor(x)))
+    assert distance < 1e-14 if linear else distance > 1e-4
+
+
+@pytest.fixture(scope="module")
+def on_one_device() -> dict[str, np.ndarray]:
+    return weights_on(1, *OPTIMIZERS, "kfra_in_half")
+
+
+@pytest.fixture(scope="module")
+def on_two_replicas() -> dict[str, np.ndarray]:
+    return weights_on(2, *OPTIMIZERS, "kfra_in_half")
+
 
 @pytest.mark.slow
-def test_two_replicas_train_as_one_device_does():
-    script = pathlib.Path(__file__).with_name("two_replicas.py")
-    result = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
-    single, mirrored = json.loads(result.stdout.splitlines()[-1])
-    assert single[-1] < 0.1 * single[0]
-    np.testing.assert_allclose(mirrored, single, rtol=1e-4)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_twenty_updates_on_two_replicas_end_where_they_do_on_one_device(
+    on_one_device, on_two_replicas, optimizer
+):
+    np.testing.assert_allclose(
+        on_two_replicas[optimizer], on_one_device[optimizer], rtol=1e-5, atol=1e-8
+    )
+
+
+@pytest.mark.slow
+def test_four_replicas_end_there_too(on_one_device):
+    found = weights_on(4, "kfra")["kfra"]
+    np.testing.assert_allclose(found, on_one_device["kfra"], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.slow
+def test_in_half_precision_they_differ_by_its_rounding(on_one_device, on_two_replicas):
+    found, expected = on_two_replicas["kfra_in_half"], on_one_device["kfra_in_half"]
+    np.testing.assert_allclose(found, expected, atol=0.05)
+    assert np.max(np.abs(expected)) > 0.5
