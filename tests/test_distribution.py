@@ -7,12 +7,15 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import tf_kfgn
+from tf_kfgn.replicas.limits import check_fit
 
 SCRIPT = pathlib.Path(__file__).with_name("train_on_replicas.py")
 OPTIMIZERS = ("kfra", "kflr", "kfac")
@@ -40,6 +43,46 @@ def test_factors_of_two_halves_have_the_mean_of_the_whole_batch_unless_means_are
 
     distance = np.max(np.abs((factor(x[:4]) + factor(x[4:])) / 2 - factor(x)))
     assert distance < 1e-14 if linear else distance > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"steps_per_execution": 4}, "steps_per_execution=4 on 2 replicas"),
+        ({"gradient_accumulation_steps": 3}, "gradients over 3 batches on 2 replicas"),
+        ({"batch_size": 5}, "batch of 5 examples among 2 replicas"),
+        ({"x": tf.data.Dataset.range(9).batch(3, True)}, "batch of 3 examples among 2"),
+    ],
+)
+def test_what_keras_cannot_do_on_several_replicas_is_said_in_a_sentence(given, words):
+    usual = {
+        "x": np.zeros((16, 2)),
+        "batch_size": 8,
+        "steps_per_execution": 1,
+        "gradient_accumulation_steps": None,
+    }
+    check_fit(2, **usual)
+    check_fit(1, **(usual | given))
+    with pytest.raises(ValueError, match=words):
+        check_fit(2, **(usual | given))
+
+
+def test_a_last_batch_that_replicas_share_unevenly_is_warned_of(caplog):
+    check_fit(2, np.zeros((12, 2)), 8, 1, None)
+    assert not caplog.records
+    check_fit(2, np.zeros((11, 2)), 8, 1, None)
+    assert "last batch of an epoch has 3 examples" in caplog.text
+
+
+def test_fit_says_it_before_it_trains(monkeypatch):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    tf_kfgn.enable_curvature(model)
+    optimizer = keras.optimizers.LossScaleOptimizer(tf_kfgn.KFRA(gradient_accumulation_steps=2))
+    model.compile(optimizer, "mse")
+    several = types.SimpleNamespace(num_replicas_in_sync=2)
+    monkeypatch.setattr(type(model), "distribute_strategy", several)
+    with pytest.raises(ValueError, match="Keras cannot accumulate gradients over 2 batches"):
+        model.fit(np.zeros((4, 2)), np.zeros((4, 1)), verbose=0)
 
 
 @pytest.fixture(scope="module")

@@ -52,8 +52,7 @@ def whole_network() -> list[Any]:
         keras.layers.ReLU(),
         keras.layers.MaxPooling2D(2, 1),
         keras.layers.Flatten(),
-        keras.layers.Dense(4, "tanh", kernel_regularizer=keras.regularizers.L2(1e-3)),
-        keras.layers.Dense(3),
+        keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(1e-3)),
     ]
 
 

@@ -61,7 +61,7 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
         operation = LinearOperation(self, inputs, outputs, function)
         of_batch = self._is_of_batch(training)
         operation.depends_on_examples = of_batch and not self.synchronized
-        operation.crosses_replicas = of_batch and self.synchronized and replicas.count() > 1
+        operation.crosses_replicas = of_batch and self.synchronized and replicas.of_strategy()
         operation.vectorisable = not operation.crosses_replicas
         tape.record(operation)
         return outputs

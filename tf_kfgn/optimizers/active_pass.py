@@ -30,7 +30,7 @@ class RecordedPass(NamedTuple):
         gradient: The objective's own gradient, as pairs with variables, where what is applied is
             another one: clipped, or averaged over several batches.
         curvature_tape: A recorded pass of a part of the batch, whose curvature `HessianFree` takes.
-        replica_context: That of the recorded pass, if there are several replicas.
+        replica_context: That of the recorded pass, if it is one of a strategy.
     """
 
     tape: CurvatureTape | None = None
@@ -79,7 +79,7 @@ def recorded_pass(
             from it. Defaults to that of the whole batch.
     """
     recorded = RecordedPass(tape, objective, loss, refreshed, gradient, curvature_tape)
-    if replicas.count() == 1:
+    if not replicas.of_strategy():
         with PASS.using(recorded):
             yield
         return
@@ -97,7 +97,7 @@ def recorded_pass(
 def active_pass() -> RecordedPass:
     """The recorded pass that is active in this thread, or on this replica in another one."""
     found = PASS.get()
-    if found.tape is not None or replicas.count() == 1:
+    if found.tape is not None or not replicas.of_strategy():
         return found
     return _OF_REPLICAS.get(_place(), found)
 

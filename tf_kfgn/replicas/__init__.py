@@ -6,7 +6,7 @@ examples of all replicas.
 
 from tf_kfgn.replicas.control_flow import conditional, repeated
 from tf_kfgn.replicas.examples import normal_of_examples, uniform_of_examples
-from tf_kfgn.replicas.reduction import count, index, mean, store, total
+from tf_kfgn.replicas.reduction import count, index, mean, of_strategy, store, total
 
 __all__ = [
     "conditional",
@@ -14,6 +14,7 @@ __all__ = [
     "index",
     "mean",
     "normal_of_examples",
+    "of_strategy",
     "repeated",
     "store",
     "total",

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_kfgn._keras.scopes import needs_no_merge_call
-from tf_kfgn.replicas.reduction import count
+from tf_kfgn.replicas.reduction import of_strategy
 
 
 def conditional(
@@ -61,7 +61,7 @@ def repeated(
 
 
 def _is_alone() -> bool:
-    return count() == 1 or needs_no_merge_call()
+    return not of_strategy() or needs_no_merge_call()
 
 
 class _OnReplica:

@@ -18,6 +18,11 @@ def count() -> int:
     return 1 if context is None else int(context.num_replicas_in_sync)
 
 
+def of_strategy() -> bool:
+    """Whether this call is on a replica of a strategy, which may have one replica alone."""
+    return tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+
+
 def index() -> int:
     """The number of this replica, from 0; 0 outside of a replica."""
     context = tf.distribute.get_replica_context()
