@@ -30,6 +30,7 @@ ROOMS = (
     "blocks",
     "optimizers",
     "training",
+    "distribute",
     "enabling",
     "analysis",
     "callbacks",

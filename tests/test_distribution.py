@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
+import signal
+import socket
 import subprocess
 import sys
 import types
@@ -18,6 +21,7 @@ import tf_kfgn
 from tf_kfgn.replicas.limits import check_fit
 
 SCRIPT = pathlib.Path(__file__).with_name("train_on_replicas.py")
+WORKER = SCRIPT.with_name("train_with_workers.py")
 OPTIMIZERS = ("kfra", "kflr", "kfac")
 
 
@@ -116,3 +120,43 @@ def test_in_half_precision_they_differ_by_its_rounding(on_one_device, on_two_rep
     found, expected = on_two_replicas["kfra_in_half"], on_one_device["kfra_in_half"]
     np.testing.assert_allclose(found, expected, atol=0.05)
     assert np.max(np.abs(expected)) > 0.5
+
+
+def start_worker(
+    index: int, ports: list[int], folder: pathlib.Path, fatal: int
+) -> subprocess.Popen:
+    """A worker of a cluster on this machine, see `train_with_workers.py`."""
+    addresses = ",".join(map(str, ports))
+    command = [sys.executable, WORKER, str(index), addresses, str(folder), str(fatal)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as open_ones:
+        sockets = [open_ones.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("localhost", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def outcomes(workers: list[subprocess.Popen]) -> list[dict]:
+    """What workers print that nobody kills."""
+    printed = [worker.communicate() for worker in workers]
+    assert not any(worker.returncode for worker in workers), printed[0][1][-3000:]
+    return [json.loads(output.splitlines()[-1]) for output, _ in printed]
+
+
+@pytest.mark.slow
+def test_two_workers_one_of_them_killed_end_from_checkpoints_where_one_device_does(tmp_path):
+    [whole] = outcomes([start_worker(0, free_ports(1), tmp_path / "whole", -1)])
+    ports, folder = free_ports(2), tmp_path / "killed"
+    workers = [start_worker(index, ports, folder, 10) for index in range(2)]
+    for worker in workers:
+        worker.communicate()
+    assert workers[1].returncode == -signal.SIGKILL
+    assert workers[0].returncode not in (0, -signal.SIGKILL)  # told that it is alone
+    ports = free_ports(2)
+    found = outcomes([start_worker(index, ports, folder, -1) for index in range(2)])
+    assert [one["first"] for one in found] == [8, 8]
+    for one in found:
+        np.testing.assert_allclose(one["weights"], whole["weights"], rtol=1e-6, atol=1e-12)
