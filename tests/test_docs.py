@@ -211,6 +211,15 @@ def test_the_code_of_features(page, tmp_path):
     assert falls(model)
 
 
+def test_the_code_of_distribution(page, tmp_path):
+    x, y = regression(4, 3)
+    page.run(x=x, y=y)
+    assert page["model"].history.history["loss"][-1] < page["model"].history.history["loss"][0]
+    page.run(folder=str(tmp_path))  # the strategy of one machine: others need a new process
+    assert set(page["logs"]) == {"loss", "damping", "step_size"}
+    assert page["manager"].latest_checkpoint
+
+
 def test_the_code_of_exporting(page, tmp_path):
     x, y = regression(6, 3)
     y = y.argmax(axis=1)

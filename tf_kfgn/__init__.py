@@ -7,7 +7,7 @@ from tf_kfgn._backend import require_tensorflow
 
 require_tensorflow()
 
-from tf_kfgn import analysis, callbacks, datasets, layers, optimizers  # noqa: E402
+from tf_kfgn import analysis, callbacks, datasets, distribute, layers, optimizers  # noqa: E402
 from tf_kfgn.analysis import (  # noqa: E402
     curvature_summary,
     gauss_newton_blocks,
@@ -39,6 +39,7 @@ __all__ = [
     "curvature_summary",
     "datasets",
     "disable_curvature",
+    "distribute",
     "enable_curvature",
     "export_training",
     "gauss_newton_blocks",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -32,6 +33,7 @@ from tf_kfgn.recording.part import (
 )
 from tf_kfgn.recording.replay import SEEDS, generators_of
 from tf_kfgn.recording.tape import CurvatureTape
+from tf_kfgn.replicas.limits import check_fit
 from tf_kfgn.swapping.swap import Role
 
 if TYPE_CHECKING:
@@ -62,6 +64,16 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
     @functools.wraps(keras.Model.fit)
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as Keras does; a warning tells of updates that could not be made."""
+        given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
+        optimizer: Any = getattr(self, "optimizer", None)
+        ours = gauss_newton_of(optimizer) or optimizer
+        check_fit(
+            self.distribute_strategy.num_replicas_in_sync,
+            given.get("x"),
+            given.get("batch_size"),
+            self.steps_per_execution,
+            getattr(ours, "gradient_accumulation_steps", None),
+        )
         with logging_failures(getattr(self, "optimizer", None)):
             self._size_of_batches = batch_size_of_fit(args, kwargs)
             try:

@@ -37,6 +37,12 @@ def test_maybe_merge_call():
     assert float(variable) == 3
 
 
+def test_needs_no_merge_call():
+    assert scopes.needs_no_merge_call()  # no strategy, so nobody to wait for
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        assert not scopes.needs_no_merge_call()
+
+
 def test_dropped_assignments():
     variable, regularizer = keras.Variable([1.0]), keras.regularizers.L2(2.0)
     with scopes.DroppedAssignments() as scope:

@@ -59,3 +59,9 @@ def maybe_merge_call(update: Callable[..., None], values: Sequence[tf.Tensor]) -
     return tf.__internal__.distribute.interim.maybe_merge_call(
         update, tf.distribute.get_strategy(), values
     )
+
+
+@stands_for("tf.__internal__.distribute.strategy_supports_no_merge_call")
+def needs_no_merge_call() -> bool:
+    """Whether replicas can meet inside a condition, as they do in collectives under XLA."""
+    return bool(tf.__internal__.distribute.strategy_supports_no_merge_call())

@@ -78,6 +78,11 @@ class Carrier(abc.ABC):
     ) -> list[tf.Tensor]:
         """The factors of matrices inside a loop; arguments as of `LoopOperation`."""
 
+    def depends_on_examples(self, operation: Operation) -> bool:
+        """Whether replicas with other examples may find other averages before an operation."""
+        del operation
+        return True
+
     def kept(self, tensor: tf.Tensor, copy: int) -> None:
         """Note that the blocks of a live tensor are kept under another key."""
         del tensor, copy
@@ -115,6 +120,10 @@ class FullAverages(Carrier):
         self, operation: Operation, block: tf.Tensor, other: int
     ) -> tf.Tensor | None:
         return operation.mean_transpose(block, self.tape)
+
+    @override
+    def depends_on_examples(self, operation: Operation) -> bool:
+        return operation.depends_on_examples
 
     @override
     def row_average(

@@ -10,9 +10,9 @@ from typing import Any
 import tensorflow as tf
 from typing_extensions import override
 
+from tf_kfgn import replicas
 from tf_kfgn.factors.demand import Demand, cotangent_size
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, used_positions
-from tf_kfgn.numerics import random
+from tf_kfgn.factors.estimator import FactorEstimator, Uses, num_used_positions
 from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import ParametrisedOperation
@@ -70,7 +70,41 @@ class CotangentEstimator(FactorEstimator):
         column: tf.Tensor,
         variables: Sequence[Any],
     ) -> list[tf.Tensor]:
-        """What one cotangent of the outputs adds to each G, then to each diagonal."""
+        """What one cotangent of the outputs adds to each G, then to each diagonal.
+
+        Args:
+            tape: A recorded pass.
+            uses: The operations of each matrix.
+            outputs: An output of the pass.
+            column: A cotangent of it.
+            variables: Those that have a diagonal.
+        """
+        positions = [num_used_positions(operations) for operations in uses.values()]
+        found = self.products_of_column(tape, uses, outputs, column, variables, positions)
+        gradients = replicas.total(found[len(uses) :])
+        return found[: len(uses)] + [squared_gradient(g, outputs) for g in gradients]
+
+    def products_of_column(
+        self,
+        tape: CurvatureTape,
+        uses: Uses,
+        outputs: tf.Tensor,
+        column: tf.Tensor,
+        variables: Sequence[Any],
+        positions: Sequence[tf.Tensor | None],
+    ) -> list[tf.Tensor]:
+        """What one cotangent adds to each G, then the gradient of each variable on this replica.
+
+        Nothing here waits for other replicas, unless the model does.
+
+        Args:
+            tape: As for `curvature_of_column`.
+            uses: As for `curvature_of_column`.
+            outputs: As for `curvature_of_column`.
+            column: As for `curvature_of_column`.
+            variables: As for `curvature_of_column`.
+            positions: `num_used_positions` of each matrix.
+        """
         operations = [operation for ops in uses.values() for operation in ops]
         examples = tf.shape(outputs)[0]
         targets = [operation.output for operation in operations] + list(variables)
@@ -80,16 +114,15 @@ class CotangentEstimator(FactorEstimator):
             for operation, cotangent in zip(operations, cotangents, strict=False)
         }
         factors = []
-        for matrix, ops in uses.items():
+        for (matrix, ops), used in zip(uses.items(), positions, strict=True):
             joined = tf.concat([rows[id(op)] for op in ops], axis=1)
             factor = self.sharing_of(matrix).output_factor(
-                joined, self.diagonal_output(matrix), used_positions(ops)
+                joined, self.diagonal_output(matrix), used
             )
             # A layer that is called without a batch axis, as on all positions, is called once for
             # all examples. Its cotangents are sums over them, which random signs keep apart.
             factors.append(factor * (batch_size(joined) / tf.cast(examples, joined.dtype)))
-        gradients = cotangents[len(operations) :]
-        return factors + [squared_gradient(gradient, outputs) for gradient in gradients]
+        return factors + cotangents[len(operations) :]
 
     def zeros(self, uses: Uses, variables: Sequence[Any]) -> list[tf.Tensor]:
         """Zeros in the shapes of `curvature_of_column`."""
@@ -114,8 +147,13 @@ def squared_gradient(gradient: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
     independent, and have the Hessians as covariances, the expectation of `u u^T / N` is the
     Gauss-Newton matrix itself: no gradient of a single example is needed. The estimator is the
     Gauss-Newton-Bartlett one of Liu et al., "Sophia", ICLR 2024.
+
+    Args:
+        gradient: u, summed over the examples of all replicas.
+        outputs: Of the examples of this one.
     """
-    return tf.square(gradient) / tf.cast(tf.shape(outputs)[0], gradient.dtype)
+    examples = replicas.count() * tf.cast(tf.shape(outputs)[0], gradient.dtype)
+    return tf.square(gradient) / examples
 
 
 def random_signs(column: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -124,6 +162,6 @@ def random_signs(column: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     The second moment of examples does not change, but the columns of the batch get mean zero:
     batch normalisation and `squared_gradient` need that.
     """
-    uniform = random.uniform(tf.shape(column)[:1], seed, column.dtype)
+    uniform = replicas.uniform_of_examples(tf.shape(column)[:1], seed, column.dtype)
     signs = tf.where(uniform < 0.5, -tf.ones_like(uniform), tf.ones_like(uniform))
     return column * tf.cast(tf.reshape(signs, (-1, *[1] * (column.shape.rank - 1))), column.dtype)

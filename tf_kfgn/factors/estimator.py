@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.factors.demand import Demand
 from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
 from tf_kfgn.numerics.checks import check_count
@@ -68,7 +69,8 @@ class Estimate(NamedTuple):
 class FactorEstimator(abc.ABC):
     """Estimates the factors of every trained weight matrix, and diagonals of other variables.
 
-    Subclasses supply G; A is the same for all. No estimator knows a class of layer: it sees rows
+    Subclasses supply G; A is the same for all. Under a `tf.distribute` strategy both are means
+    over the examples of all replicas. No estimator knows a class of layer: it sees rows
     (`ParametrisedOperation`) and averages (`Operation.pull_back`). The fields of a subclass are
     its arguments; those of its optimizer beyond `GaussNewton`'s have the same names.
 
@@ -83,6 +85,9 @@ class FactorEstimator(abc.ABC):
 
     # How the diagonals of variables without a matrix are found, for `curvature_summary`.
     diagonals: ClassVar[str] = "by columns"
+
+    # Whether `output_curvature` finds the same G on every replica, since it averages on its way.
+    crosses_replicas: ClassVar[bool] = False
 
     approximation: Approximation = "expand"
     max_factor_size: int | None = dataclasses.field(default=None, kw_only=True)
@@ -147,21 +152,24 @@ class FactorEstimator(abc.ABC):
             {op.matrix.layer for op in tape.operations if isinstance(op, ParametrisedOperation)}
         )
         output_factors, diagonals = self.output_curvature(tape, uses, seed, variables)
-        factors = {
-            matrix: KroneckerFactors(
-                self._input_factor(matrix, operations, whole=matrices is not None), output_factor
-            )
-            for (matrix, operations), output_factor in zip(
-                uses.items(), output_factors, strict=True
-            )
-        }
-        return Estimate(factors, diagonals)
+        whole = matrices is not None
+        input_factors = [self._input_factor(m, ops, whole=whole) for m, ops in uses.items()]
+        if self.crosses_replicas:
+            input_factors = replicas.mean(input_factors)
+        else:
+            input_factors, output_factors = replicas.mean((input_factors, output_factors))
+        factors = map(KroneckerFactors, input_factors, output_factors)
+        return Estimate(dict(zip(uses, factors, strict=True)), diagonals)
 
     @abc.abstractmethod
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        """The factor G of each matrix, and the diagonal of each variable."""
+        """The factor G of each matrix, and the diagonal of each variable.
+
+        Under a strategy diagonals are those of the whole batch. G is that of this replica's
+        examples, to be averaged, or that of the whole batch if `crosses_replicas`.
+        """
 
     @abc.abstractmethod
     def output_cost(
@@ -231,6 +239,15 @@ def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | N
     if all(operation.used is None for operation in operations):
         return None
     return tf.concat([operation.used_or_ones() for operation in operations], axis=1)
+
+
+def num_used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | None:
+    """How many positions of the batch use the matrix, a mean over replicas; None if all do.
+
+    A sum over a replica's positions, divided by it, is the replica's part of the mean over all.
+    """
+    used = used_positions(operations)
+    return None if used is None else replicas.mean(tf.reduce_sum(used))
 
 
 def uses_of_matrices(

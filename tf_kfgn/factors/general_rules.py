@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.losses.general import clip_eigenvalues
-from tf_kfgn.numerics import random
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.operations.axis_maps import alignment
 from tf_kfgn.operations.features import num_features
@@ -119,7 +119,7 @@ def has_matrix(operation: Operation) -> bool:
 def _signs(operation: Operation, layout: Layout, seed: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """Random signs for the output of each example, `(batch_size, positions, channels)`."""
     shape = (tf.shape(operation.output)[0], layout.num_positions, layout.num_channels)
-    uniform = random.uniform(shape, seed, dtype)
+    uniform = replicas.uniform_of_examples(shape, seed, dtype)
     signs = tf.where(uniform < 0.5, -tf.ones_like(uniform), tf.ones_like(uniform))
     return tf.ensure_shape(tf.cast(signs, dtype), (None, *shape[1:]))
 

@@ -12,8 +12,9 @@ from typing import Any
 import tensorflow as tf
 from typing_extensions import override
 
-from tf_kfgn.factors.cotangents import CotangentEstimator, random_signs
-from tf_kfgn.factors.estimator import Uses, registered
+from tf_kfgn import replicas
+from tf_kfgn.factors.cotangents import CotangentEstimator, random_signs, squared_gradient
+from tf_kfgn.factors.estimator import Uses, num_used_positions, registered
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
@@ -64,40 +65,49 @@ class KFLREstimator(CotangentEstimator):
     ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         """The factor G of each matrix, and diagonals, from one backward pass for each column."""
         totals = self.zeros(uses, variables)
+        positions = [num_used_positions(operations) for operations in uses.values()]
         for output, likelihood in enumerate(tape.likelihoods):
             columns = Columns(likelihood, self.num_columns, random.fold_in(seed, output))
             vectorisable = all(operation.vectorisable for operation in tape.operations)
             chunk = self._chunk(tape, columns) if vectorisable else tf.constant(1)
 
-            def curvature(index: tf.Tensor, columns: Columns = columns) -> list[tf.Tensor]:
-                column = columns.column(index)
-                return self.curvature_of_column(
-                    tape, uses, columns.likelihood.recorded, column, variables
-                )
+            def products(index: tf.Tensor, columns: Columns = columns) -> list[tf.Tensor]:
+                column, outputs = columns.column(index), columns.likelihood.recorded
+                return self.products_of_column(tape, uses, outputs, column, variables, positions)
+
+            def with_diagonals(
+                found: list[tf.Tensor], outputs: tf.Tensor = likelihood.recorded
+            ) -> list[tf.Tensor]:
+                gradients = replicas.total(found[len(uses) :])
+                return found[: len(uses)] + [squared_gradient(g, outputs) for g in gradients]
 
             def add_chunk(
                 start: tf.Tensor,
                 *sums: tf.Tensor,
                 chunk: tf.Tensor = chunk,
-                curvature: Any = curvature,
-            ) -> tuple[tf.Tensor, ...]:
-                new = tf.vectorized_map(curvature, start + tf.range(chunk), warn=False)
+                products: Any = products,
+                with_diagonals: Any = with_diagonals,
+            ) -> list[tf.Tensor]:
+                new = tf.vectorized_map(products, start + tf.range(chunk), warn=False)
+                new = with_diagonals(new)
                 totals = [old + tf.reduce_sum(n, 0) for old, n in zip(sums, new, strict=True)]
-                return (start + chunk, *totals)
+                return [start + chunk, *totals]
 
             def add_one(
-                index: tf.Tensor, *sums: tf.Tensor, curvature: Any = curvature
-            ) -> tuple[tf.Tensor, ...]:
-                new = curvature(index)
-                return (index + 1, *(old + n for old, n in zip(sums, new, strict=True)))
+                index: tf.Tensor,
+                *sums: tf.Tensor,
+                products: Any = products,
+                with_diagonals: Any = with_diagonals,
+            ) -> list[tf.Tensor]:
+                new = with_diagonals(products(index))
+                return [index + 1, *(old + n for old, n in zip(sums, new, strict=True))]
 
             # Some of TensorFlow's derivatives cannot be vectorised over no examples at all.
             count = tf.where(tf.size(likelihood.outputs) > 0, columns.count, 0)
-            _, *totals = tf.while_loop(
+            _, *totals = replicas.repeated(
                 lambda index, *_, count=count: index < count,
                 add_chunk if vectorisable else add_one,
-                (tf.constant(0), *totals),
-                parallel_iterations=1,
+                [tf.constant(0), *totals],
             )
         return totals[: len(uses)], totals[len(uses) :]
 

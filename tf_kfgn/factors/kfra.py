@@ -15,11 +15,12 @@ from typing import Any
 import tensorflow as tf
 from typing_extensions import override
 
+from tf_kfgn import replicas
 from tf_kfgn.factors.carriers import Carrier, FullAverages
 from tf_kfgn.factors.channel_averages import ChannelAverages, layouts_of, widest
 from tf_kfgn.factors.cotangents import squared_gradient
 from tf_kfgn.factors.demand import Demand, Sweep
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, registered, used_positions
+from tf_kfgn.factors.estimator import FactorEstimator, Uses, num_used_positions, registered
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.reach import Reach
 from tf_kfgn.factors.sharing import Reduce, WeightSharing
@@ -46,6 +47,9 @@ class KFRAEstimator(FactorEstimator):
     Diagonals of other variables, which the recursion does not reach, come from one sampled
     cotangent for each example, as KFAC's do.
 
+    A product of two means is none of the examples behind them. So under a strategy each mean is one
+    over all replicas before the next operation takes it, and every replica has the same averages.
+
     Attributes:
         memory_limit: MiB that the recursion may hold at one time; what would take more is refused
             before anything is allocated.
@@ -56,6 +60,7 @@ class KFRAEstimator(FactorEstimator):
     """
 
     diagonals = "sampled"
+    crosses_replicas = True
 
     memory_limit: float = dataclasses.field(default=MEMORY_LIMIT, kw_only=True)
     spatial: str = dataclasses.field(default="auto", kw_only=True)
@@ -117,7 +122,7 @@ class KFRAEstimator(FactorEstimator):
         diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
         for output, likelihood in enumerate(tape.likelihoods if variables else []):
             sample = likelihood.sample(fold_in(seed, output))
-            gradients = tape.cotangents(likelihood.recorded, sample, variables)
+            gradients = replicas.total(tape.cotangents(likelihood.recorded, sample, variables))
             diagonals = [
                 total + squared_gradient(gradient, likelihood.outputs)
                 for total, gradient in zip(diagonals, gradients, strict=True)
@@ -188,7 +193,8 @@ class _Sweep:
         self.planned(batch_size=1)
         for likelihood in self._tape.likelihoods:
             if id(likelihood.recorded) in self.needed:
-                hessian = tf.cast(self._carrier.start(likelihood), likelihood.outputs.dtype)
+                hessian = replicas.mean(self._carrier.start(likelihood))
+                hessian = tf.cast(hessian, likelihood.outputs.dtype)
                 self._live.add(likelihood.recorded, hessian)
         for operation in reversed(self._carrier.operations):
             if not self._waiting:
@@ -215,6 +221,8 @@ class _Sweep:
             key: carrier.mean_transpose(operation, block, key) for key, block in crosses.items()
         }
         carried = {key: block for key, block in moved.items() if block is not None}
+        if carrier.depends_on_examples(operation):
+            pulled, carried = replicas.mean((pulled, carried))
         live.spread(inputs, widths, pulled, carried)
 
     def _read(self, operation: Any) -> None:
@@ -249,12 +257,12 @@ class _Sweep:
             self._waiting -= {id(use) for use in uses}
             sharing = self._estimator.sharing_of(matrix)
             diagonal = self._estimator.diagonal_output(matrix)
-            positions_used = used_positions(uses)
+            positions = num_used_positions(uses)
 
             def pair(
                 rows: tf.Tensor,
                 others: tf.Tensor,
-                used: tf.Tensor | None = positions_used,
+                used: tf.Tensor | None = positions,
                 sharing: WeightSharing = sharing,
                 diagonal: bool = diagonal,
             ) -> tf.Tensor:
@@ -265,6 +273,7 @@ class _Sweep:
         if not groups:
             return
         found = self._carrier.loop_factors(loop, average, [*groups.values()], pairs, zeros)
+        found = replicas.mean(found)
         for (matrix, uses), factor in zip(groups.items(), found, strict=True):
             positions = sum(use.shared for use in uses)
             self._within.setdefault(matrix, []).append((factor, positions))

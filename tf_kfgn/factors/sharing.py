@@ -52,7 +52,7 @@ class WeightSharing(abc.ABC):
         self,
         rows: tf.Tensor,
         diagonal: bool = False,
-        used: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
         others: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The factor G from the rows of one cotangent.
@@ -60,7 +60,7 @@ class WeightSharing(abc.ABC):
         Args:
             rows: Its rows; zero at positions that are not used.
             diagonal: Whether to keep nothing but the diagonal.
-            used: As in `input_factor`.
+            positions: How many positions of the batch meet the weights; None if all do.
             others: Rows of another cotangent, whose products with the first are taken.
         """
 
@@ -117,15 +117,15 @@ class Expand(WeightSharing):
         self,
         rows: tf.Tensor,
         diagonal: bool = False,
-        used: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
         others: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The factor G, `1/(N T) sum_n sum_t g g^T`; N T counts the positions that are used."""
         flat = _all_positions(rows)
         pairs = _gram(flat, diagonal, None if others is None else _all_positions(others))
-        if used is None:
+        if positions is None:
             return pairs / batch_size(flat)
-        return pairs / tf.maximum(tf.reduce_sum(tf.cast(used, rows.dtype)), 1)
+        return pairs / tf.maximum(tf.cast(positions, rows.dtype), 1)
 
     @override
     def output_factor_of_uses(
@@ -179,11 +179,11 @@ class Reduce(WeightSharing):
         self,
         rows: tf.Tensor,
         diagonal: bool = False,
-        used: tf.Tensor | None = None,
+        positions: tf.Tensor | None = None,
         others: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The factor G, `1/N sum_n g g^T` after summing g over t."""
-        del used
+        del positions
         sums = None if others is None else tf.reduce_sum(others, axis=1)
         return _gram(tf.reduce_sum(rows, axis=1), diagonal, sums) / batch_size(rows)
 

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from typing_extensions import override
 
+from tf_kfgn import replicas
 from tf_kfgn._keras.normalization import batch_statistics, corrects
 from tf_kfgn.layers.call_template import CallOutput
 from tf_kfgn.layers.recording import Recording
@@ -57,7 +58,12 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
             constants = early or self._constants(inputs, training, mask)
             return keras.ops.cast(self._normalised(tensor, *constants), tensor.dtype)
 
-        tape.record(DiagonalOperation(self, inputs, outputs, function))
+        operation = DiagonalOperation(self, inputs, outputs, function)
+        of_batch = self._is_of_batch(training)
+        operation.depends_on_examples = of_batch and not self.synchronized
+        operation.crosses_replicas = of_batch and self.synchronized and replicas.of_strategy()
+        operation.vectorisable = not operation.crosses_replicas
+        tape.record(operation)
         return outputs
 
     def _is_of_batch(self, training: bool | None) -> bool:

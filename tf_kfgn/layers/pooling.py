@@ -38,10 +38,10 @@ class _MaxPooling(Recording):
     @override
     def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
         del args, kwargs
-        [inputs], output, _ = result
+        [inputs], output, again = result
         if not inputs.shape[1:].is_fully_defined() or self.overlapping():
             return Operation(self, *result)
-        return WindowOperation(self, inputs, output, self.windows(inputs, output))
+        return WindowOperation(self, inputs, output, self.windows(inputs, output), again)
 
     def overlapping(self: Any) -> bool:
         """Whether an input can meet several windows."""
@@ -95,7 +95,7 @@ class GlobalAveragePooling1D(Recording, keras.layers.GlobalAveragePooling1D):
         if not static:
             return Operation(self, *result)
         windows = whole_axes(inputs, self.data_format)  # each example has its own mean
-        return WindowOperation(self, inputs, result.output, windows)
+        return WindowOperation(self, inputs, result.output, windows, result.again)
 
 
 @register

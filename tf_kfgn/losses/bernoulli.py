@@ -9,7 +9,7 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.losses.diagonal import Diagonal
-from tf_kfgn.numerics import random
+from tf_kfgn.replicas import uniform_of_examples
 
 
 class Bernoulli(Diagonal):
@@ -26,6 +26,6 @@ class Bernoulli(Diagonal):
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """The gradient for targets drawn from the model."""
         p = tf.sigmoid(self.outputs)
-        uniform = random.uniform(tf.shape(p), seed, p.dtype)
+        uniform = uniform_of_examples(tf.shape(p), seed, p.dtype)
         targets = uniform < tf.cast(p, uniform.dtype)
         return (p - tf.cast(targets, p.dtype)) / math.sqrt(self.features)

@@ -7,7 +7,7 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.losses.base import Likelihood
-from tf_kfgn.numerics import random
+from tf_kfgn.replicas import uniform_of_examples
 
 
 class Categorical(Likelihood):
@@ -35,7 +35,7 @@ class Categorical(Likelihood):
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """The gradient for a class drawn from the model."""
         dtype = self.outputs.dtype
-        uniform = random.uniform(tf.shape(self.outputs), seed, dtype)
+        uniform = uniform_of_examples(tf.shape(self.outputs), seed, dtype)
         gumbel = -tf.math.log(-tf.math.log(uniform))
         drawn = tf.argmax(tf.cast(self.outputs, gumbel.dtype) + gumbel, axis=-1)
         return tf.nn.softmax(self.outputs) - tf.one_hot(drawn, self.features, dtype=dtype)

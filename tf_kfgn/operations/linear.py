@@ -19,6 +19,8 @@ class LinearOperation(Operation):
     from one vector-Jacobian product, in which the rows of a matrix stand for examples.
     """
 
+    depends_on_examples = False
+
     def transpose(self, rows: tf.Tensor) -> tf.Tensor:
         """`J^T` times each row: `(k, output features)` in, `(k, input features)` out."""
         assert self.function is not None
@@ -72,6 +74,8 @@ class LinearOperation(Operation):
 
 class ReshapingOperation(Operation):
     """An operation that keeps every feature and the order of the flattened features."""
+
+    depends_on_examples = False
 
     @override
     def pull_back(self, average: tf.Tensor, tape: tf.GradientTape) -> tf.Tensor:

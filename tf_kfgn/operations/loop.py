@@ -12,6 +12,7 @@ from typing import Any
 import tensorflow as tf
 from typing_extensions import override
 
+from tf_kfgn import replicas
 from tf_kfgn.operations.operation import Operation, vector_products
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 
@@ -126,16 +127,13 @@ class LoopOperation(Operation):
                 for group in groups
             ]
 
-        def add(index: tf.Tensor, *totals: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        def add(index: tf.Tensor, *totals: tf.Tensor) -> list[tf.Tensor]:
             units = rows(tf.one_hot(index, width, dtype=average.dtype))
             ends = zip(pairs, units, rows(average[index]), strict=True)
             added = [pair(unit, curved) for pair, unit, curved in ends]
-            return (index + 1, *(old + new for old, new in zip(totals, added, strict=True)))
+            return [index + 1, *(old + new for old, new in zip(totals, added, strict=True))]
 
-        _, *totals = tf.while_loop(
-            lambda index, *_: index < width,
-            add,
-            (tf.constant(0), *zeros),
-            parallel_iterations=1,
+        _, *totals = replicas.repeated(
+            lambda index, *_: index < width, add, [tf.constant(0), *zeros]
         )
         return totals

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.operations.features import flattened, num_features
 from tf_kfgn.operations.layout import Layout
@@ -51,9 +52,14 @@ class Operation:
         inputs: Its inputs, each of shape `(batch_size, *features)`.
         output: Its output, shape `(batch_size, *features)`.
         vectorisable: Whether TensorFlow can run its gradient for many cotangents at once.
+        depends_on_examples: Whether `pull_back` or `mean_transpose` depends on the examples, so
+            that replicas with others find other results.
+        crosses_replicas: Whether its output and gradient depend on the examples of other replicas.
     """
 
     vectorisable: bool = True
+    crosses_replicas: bool = False
+    depends_on_examples: bool = True
 
     def __init__(
         self,
@@ -104,10 +110,10 @@ class Operation:
         width = average.shape[0]
         transposed = self._transposed_jacobian(width, average.dtype, tape)
 
-        def add_column(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def add_column(index: tf.Tensor, total: tf.Tensor) -> list[tf.Tensor]:
             unit = transposed(tf.one_hot(index, width, dtype=average.dtype))
             curved = transposed(average[index])
-            return index + 1, total + tf.matmul(unit, curved, transpose_a=True)
+            return [index + 1, total + tf.matmul(unit, curved, transpose_a=True)]
 
         features = sum(self.input_widths)
         return self._sum_over_outputs(add_column, width, (features, features), average.dtype)
@@ -128,9 +134,9 @@ class Operation:
         width = columns.shape[0]
         transposed = self._transposed_jacobian(width, columns.dtype, tape)
 
-        def add_row(index: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        def add_row(index: tf.Tensor, total: tf.Tensor) -> list[tf.Tensor]:
             unit = transposed(tf.one_hot(index, width, dtype=columns.dtype))
-            return index + 1, total + tf.reduce_sum(unit, axis=0)[:, None] * columns[index]
+            return [index + 1, total + tf.reduce_sum(unit, axis=0)[:, None] * columns[index]]
 
         shape = (sum(self.input_widths), columns.shape[1])
         return self._sum_over_outputs(add_row, width, shape, columns.dtype)
@@ -222,11 +228,8 @@ class Operation:
         self, add: Callable[..., Any], width: int, shape: tuple[int, int], dtype: tf.DType
     ) -> tf.Tensor:
         """Batch mean of a sum with one term for each feature of the output."""
-        _, total = tf.while_loop(
-            lambda index, _: index < width,
-            add,
-            (tf.constant(0), tf.zeros(shape, dtype)),
-            parallel_iterations=1,
+        _, total = replicas.repeated(
+            lambda index, _: index < width, add, [tf.constant(0), tf.zeros(shape, dtype)]
         )
         return total / tf.cast(tf.shape(self.output)[0], dtype)
 
@@ -257,9 +260,11 @@ class Operation:
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.GradientTape]:
         """Inputs and output of a pass whose tape holds nothing but this operation.
 
-        With a single input that is the recorded pass itself.
+        With a single input that is the recorded pass itself: what its gradient computes beyond the
+        input is pruned. A reduction over replicas would not be, so that such a pass is not used.
         """
-        if len(self.inputs) == 1:
+        crosses = getattr(tape, "crosses_replicas", False) and self.function is not None
+        if len(self.inputs) == 1 and not crosses:
             return self.inputs, self.output, tape
         if self.function is None:
             raise ValueError(

@@ -2,17 +2,19 @@
 
 `apply` of a Keras optimizer takes gradients alone, and `LossScaleOptimizer` and `MultiOptimizer`
 call it on the optimizers inside them. What a Gauss-Newton optimizer needs besides is therefore
-active in the thread while `apply` runs.
+active in the thread while `apply` runs. Under a strategy `LossScaleOptimizer` goes on in other
+threads, one for each replica, so a replica finds its pass by its number as well.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.recording.active import Active
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -28,6 +30,7 @@ class RecordedPass(NamedTuple):
         gradient: The objective's own gradient, as pairs with variables, where what is applied is
             another one: clipped, or averaged over several batches.
         curvature_tape: A recorded pass of a part of the batch, whose curvature the step takes.
+        replica_context: That of the recorded pass, if it is one of a strategy.
     """
 
     tape: CurvatureTape | None = None
@@ -36,11 +39,20 @@ class RecordedPass(NamedTuple):
     refreshed: bool = False
     gradient: list[tuple[Any, Any]] | None = None
     curvature_tape: CurvatureTape | None = None
+    replica_context: Any = None
+
+    def on_its_replica(self) -> contextlib.AbstractContextManager[Any]:
+        """The context of the replica as it was recorded, whose reductions the tape repeats."""
+        return self.replica_context or contextlib.nullcontext()
 
 
 PASS: Active[RecordedPass] = Active("recorded_pass", RecordedPass())
 
+# Those of replicas, by strategy and number, while they are active in some thread.
+_OF_REPLICAS: dict[tuple[int, int], RecordedPass] = {}
 
+
+@contextlib.contextmanager
 def recorded_pass(
     tape: CurvatureTape | None,
     objective: Callable[[], tf.Tensor] | None = None,
@@ -48,7 +60,7 @@ def recorded_pass(
     refreshed: bool = False,
     gradient: list[tuple[Any, Any]] | None = None,
     curvature_tape: CurvatureTape | None = None,
-) -> contextlib.AbstractContextManager[None]:
+) -> Iterator[None]:
     """Let Gauss-Newton optimizers, wrapped or not, use a recorded pass inside this context.
 
     ```python
@@ -66,4 +78,30 @@ def recorded_pass(
         curvature_tape: A recorded pass of a part of the batch: the step takes the curvature from
             it, the Kronecker factors from `tape`. Defaults to that of the whole batch.
     """
-    return PASS.using(RecordedPass(tape, objective, loss, refreshed, gradient, curvature_tape))
+    recorded = RecordedPass(tape, objective, loss, refreshed, gradient, curvature_tape)
+    if not replicas.of_strategy():
+        with PASS.using(recorded):
+            yield
+        return
+    context = tf.distribute.get_replica_context()
+    recorded = recorded._replace(replica_context=context)
+    key = _place()
+    _OF_REPLICAS[key] = recorded
+    try:
+        with PASS.using(recorded):
+            yield
+    finally:
+        del _OF_REPLICAS[key]
+
+
+def active_pass() -> RecordedPass:
+    """The recorded pass that is active in this thread, or on this replica in another one."""
+    found = PASS.get()
+    if found.tape is not None or not replicas.of_strategy():
+        return found
+    return _OF_REPLICAS.get(_place(), found)
+
+
+def _place() -> tuple[int, int]:
+    """Which replica of which strategy this is."""
+    return id(tf.distribute.get_strategy()), replicas.index()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -47,6 +48,9 @@ class Batch(NamedTuple):
 
     @property
     def has_examples(self) -> tf.Tensor:
-        """Whether there is an example in it."""
+        """Whether there is an example in it, on every replica."""
         likelihoods = [] if self.tape is None else self.tape.likelihoods
-        return tf.reduce_all([likelihood.batch_size > 0 for likelihood in likelihoods])
+        here = tf.reduce_all([likelihood.batch_size > 0 for likelihood in likelihoods])
+        if replicas.count() == 1:
+            return here
+        return replicas.total(tf.cast(~here, tf.int32)) == 0

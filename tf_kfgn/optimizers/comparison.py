@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.damping import BAD
 from tf_kfgn.optimizers.memory import Memory, Scalars
@@ -58,7 +59,7 @@ def measured(
         return tf.cast(batch.loss, dtype)
     assert batch.objective is not None
     objective = batch.objective
-    return tf.cond(due, lambda: tf.cast(objective(), dtype), lambda: otherwise)
+    return replicas.conditional(due, lambda: tf.cast(objective(), dtype), lambda: otherwise)
 
 
 def is_informative(

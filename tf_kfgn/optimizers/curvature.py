@@ -7,12 +7,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.collection import Estimates, States
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.factors import FactorEstimator
-from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.damping import RETRY
 from tf_kfgn.optimizers.memory import Memory
@@ -80,8 +80,7 @@ def with_factors(
 ) -> Memory:
     """Where due, mix newly estimated factors into the averages."""
     states, scalars = memory.blocks, memory.scalars
-    new = tf.cond(due, estimate, lambda: collection.estimates(layout.blocks, states))
-    new = replicas.mean(new)
+    new = replicas.conditional(due, estimate, lambda: collection.estimates(layout.blocks, states))
     count = tf.cast(scalars.factor_updates + 1, scalars.damping.dtype)
     decay = tf.minimum(1 - 1 / count, settings.curvature_decay)
     states, accepted = tf.cond(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.optimizers import replicas
+from tf_kfgn import replicas
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.recording.tape import CurvatureTape
@@ -39,10 +39,10 @@ def with_initial_damping(
 
     def mean_diagonal() -> tf.Tensor:
         diagonals = [likelihood.mean_diagonal() for likelihood in tape.likelihoods]
-        return tf.cast(tf.add_n(diagonals) / len(diagonals), zero.dtype)
+        return replicas.mean(tf.cast(tf.add_n(diagonals) / len(diagonals), zero.dtype))
 
-    scale = tf.cond(scalars.initial_damping == 0, mean_diagonal, lambda: zero)
-    chosen = INITIAL_DAMPING * replicas.mean(scale)
+    scale = replicas.conditional(scalars.initial_damping == 0, mean_diagonal, lambda: zero)
+    chosen = INITIAL_DAMPING * scale
     unset = tf.math.is_finite(chosen) & (chosen > 0)
     return memory.with_scalars(
         initial_damping=tf.where(unset, chosen, scalars.initial_damping),

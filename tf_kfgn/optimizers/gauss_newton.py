@@ -17,7 +17,7 @@ from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation
 from tf_kfgn.optimizers import update
-from tf_kfgn.optimizers.active_pass import PASS, RecordedPass, recorded_pass
+from tf_kfgn.optimizers.active_pass import PASS, RecordedPass, active_pass
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.curvature import new_estimates
 from tf_kfgn.optimizers.incomplete_pass import IncompletePass
@@ -274,11 +274,11 @@ class GaussNewton(Stateful, abc.ABC):
             ValueError: If no tape is given before any curvature exists.
         """
         if tape is None and objective is None and loss is None:
-            recorded = PASS.get()  # what was given to an optimizer around this one
+            recorded = active_pass()  # what was given to an optimizer around this one
         else:
             recorded = RecordedPass(tape, objective, loss)
         self.loading_is_over()
-        with PASS.using(recorded):
+        with PASS.using(recorded), recorded.on_its_replica():
             super().apply(grads, trainable_variables)
 
     @override
@@ -350,7 +350,7 @@ class GaussNewton(Stateful, abc.ABC):
             recorded = recorded._replace(gradient=own)
         if self.weight_decay:  # it moves the weights before the step does
             recorded = recorded._replace(loss=None)
-        with recorded_pass(*recorded):
+        with PASS.using(recorded):
             yield
 
     @override

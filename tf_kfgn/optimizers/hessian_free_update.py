@@ -20,11 +20,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.numerics.precision import unit_scale
-from tf_kfgn.optimizers import bounds, replicas
+from tf_kfgn.optimizers import bounds
 from tf_kfgn.optimizers.backtracking import go_back
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.comparison import (

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.blocks.layout import Layout
-from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.variables import MemoryVariables
 

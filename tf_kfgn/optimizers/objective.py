@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.optimizers import replicas
+from tf_kfgn import replicas
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.memory import Memory
 

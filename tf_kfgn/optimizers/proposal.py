@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.numerics.precision import unit_scale
-from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.bounds import within_bounds

@@ -246,7 +246,7 @@ class Stateful(HookedOptimizer):
         """
         self.require_marks()
         with tf.init_scope():
-            if int(self.memory.scalars.factor_updates) > 0:
+            if int(tf.convert_to_tensor(self.memory.scalars.factor_updates)) > 0:
                 return
         raise ValueError(
             f"{type(self).__name__} has no curvature yet, and the gradients came without the "

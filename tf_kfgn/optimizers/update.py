@@ -27,9 +27,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.blocks.layout import Layout
-from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.averaging import running_mean, with_noise_ratio
 from tf_kfgn.optimizers.batch import Batch

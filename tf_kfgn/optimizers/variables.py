@@ -7,10 +7,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.blocks.collection import estimates
 from tf_kfgn.blocks.factor import identity
 from tf_kfgn.blocks.layout import Layout
-from tf_kfgn.optimizers import replicas
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.reserve import keeps_reserve

@@ -166,6 +166,11 @@ class CurvatureTape(JacobianProducts):
         """Whether some operation of the recorded pass ran in half precision."""
         return any(operation.output.dtype == tf.float16 for operation in self.operations)
 
+    @property
+    def crosses_replicas(self) -> bool:
+        """Whether some recorded operation depends on the examples of other replicas."""
+        return any(getattr(one, "crosses_replicas", False) for one in self.operations)
+
     # The same batch again
 
     def loss_of(self, outputs: Any) -> tf.Tensor:

@@ -1,8 +1,4 @@
-"""What an update does across the replicas of a `tf.distribute` strategy; nothing with one device.
-
-Keras divides the loss by the number of replicas and sums gradients. Curvature is a mean over
-examples, so it is averaged.
-"""
+"""Means and sums over replicas, and values that all of them store."""
 
 from __future__ import annotations
 
@@ -16,13 +12,33 @@ from tf_kfgn._keras.scopes import maybe_merge_call
 Structure = TypeVar("Structure")
 
 
+def count() -> int:
+    """How many replicas share the batch of this call; 1 outside of a replica."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else int(context.num_replicas_in_sync)
+
+
+def of_strategy() -> bool:
+    """Whether this call is on a replica of a strategy, which may have one replica alone."""
+    return tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context()
+
+
+def index() -> int:
+    """The number of this replica, from 0; 0 outside of a replica."""
+    context = tf.distribute.get_replica_context()
+    return 0 if context is None else int(tf.get_static_value(context.replica_id_in_sync_group))
+
+
 def mean(structure: Structure) -> Structure:
-    """Mean over replicas of every tensor in a structure. Must not be called inside a condition."""
+    """Mean over replicas of every tensor in a structure.
+
+    Inside a condition or loop only if that is one of `tf_kfgn.replicas.control_flow`.
+    """
     return _reduce(tf.distribute.ReduceOp.MEAN, structure)
 
 
 def total(structure: Structure) -> Structure:
-    """Sum over replicas of every tensor in a structure. Must not be called inside a condition."""
+    """Sum over replicas of every tensor in a structure; where, as for `mean`."""
     return _reduce(tf.distribute.ReduceOp.SUM, structure)
 
 
@@ -47,9 +63,8 @@ def _assign(variable: tf.Variable, value: tf.Tensor) -> None:
 
 
 def _reduce(operation: tf.distribute.ReduceOp, structure: Structure) -> Structure:
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
+    flat = tf.nest.flatten(structure)
+    if count() == 1 or not flat:
         return structure
-    return tf.nest.pack_sequence_as(
-        structure, context.all_reduce(operation, tf.nest.flatten(structure))
-    )
+    reduced = tf.distribute.get_replica_context().all_reduce(operation, flat)
+    return tf.nest.pack_sequence_as(structure, reduced)
