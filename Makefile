@@ -15,7 +15,7 @@ PIP_INSTALL = -m pip install -qq
 PACKAGE := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench-everyday test test-oldest test-newest lint docs clean
+.PHONY: help demo figure2 bench-everyday test test-oldest test-newest lint docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pip runs must not write into one environment
 
@@ -24,6 +24,9 @@ help:  ## show this list
 
 demo: $(VENV)/.examples  ## train the autoencoder example on curves; results go to demo/
 	$(VENV)/bin/python examples/autoencoder.py --dataset curves --out demo
+
+figure2: $(VENV)/.examples  ## Figure 2 of the paper, a few updates: does it run? examples/figure2.py --help has the rest
+	$(VENV)/bin/python examples/figure2.py --dataset curves --budget smoke
 
 bench-everyday: $(VENV)/.examples  ## compare with tuned first-order methods on everyday tasks; hours, goes on where it was ended
 	$(VENV)/bin/python examples/benchmarks/everyday.py --out everyday
@@ -55,7 +58,7 @@ docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
 	$(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove the environments, caches, demo results and the built documentation
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday figure2 site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find examples tests tf_kfgn -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file an environment, and one for each extra installed into it.

@@ -11,12 +11,25 @@ import tf_kfgn
 
 
 class Method(NamedTuple):
-    """An optimizer, and the learning rates to try; none if it needs no tuning."""
+    """An optimizer, and the learning rates to try; none if it needs no tuning.
+
+    Attributes:
+        label: For a reader.
+        make: Takes a learning rate, if there are some to try.
+        learning_rates: To try.
+        needs_curvature: Whether the model must record curvature.
+        schedule: Of the learning rate, as `_search` names it.
+        varying: Whether an update takes longer the later it is.
+        dashed: Whether its line is dashed.
+    """
 
     label: str
     make: Callable[..., keras.optimizers.Optimizer]
     learning_rates: tuple[float, ...] = ()
     needs_curvature: bool = False
+    schedule: str = "constant"
+    varying: bool = False
+    dashed: bool = False
 
     def make_for(
         self, model: keras.Model, learning_rate: float | None
@@ -52,6 +65,20 @@ def muon(*learning_rates: float) -> Method:
     return Method(
         "Muon", lambda rate: keras.optimizers.Muon(rate, exclude_layers=["outputs"]), learning_rates
     )
+
+
+def sgd(label: str, momentum: float, nesterov: bool, *learning_rates: float) -> Method:
+    """Stochastic gradient descent, with the learning rates to try."""
+    return Method(
+        label,
+        lambda rate: keras.optimizers.SGD(rate, momentum=momentum, nesterov=nesterov),
+        learning_rates,
+    )
+
+
+def available(name: str) -> bool:
+    """Whether this version of Keras has what a method needs."""
+    return name != "muon" or hasattr(keras.optimizers, "Muon")
 
 
 def trace_update(model: keras.Model, batch: object) -> None:

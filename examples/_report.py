@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from _stopwatch import Point
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
@@ -31,7 +32,12 @@ COLOURS = {
     "KFRA": "#c8102e",
     "KFLR": "#e98300",
     "KFAC": "#7a4fa3",
+    "HessianFree": "#00857c",
     "Adam": "#1f6fb4",
+    "AdamW": "#6cace4",
+    "Muon": "#2e7d32",
+    "Nesterov": "#8c6239",
+    "momentum": "#8a8d8f",
     "SGD": "#4a4f55",
 }
 _TICKS = (1.0, 1.2, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0)  # on a logarithmic axis
@@ -145,6 +151,13 @@ def print_runs(console: Console, settings: dict[str, Any], runs: Sequence[Run]) 
             number(run.test_error),
         )
     console.print(table)
+
+
+def print_in_full(console: Console, table: Table) -> None:
+    """Print a table in full also where the console is narrow, as it is in a file."""
+    unlimited = console.options.update(max_width=1_000)
+    needed = Measurement.get(console, unlimited, table).maximum
+    Console(file=console.file, width=max(needed, console.width)).print(table)
 
 
 def require_writable(folder: pathlib.Path) -> None:

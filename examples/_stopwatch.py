@@ -51,9 +51,11 @@ class Stopwatch(keras.callbacks.Callback):
         evaluations: How often to measure after the start.
         show: Called after every update with the part of the limit used up, and a point that has
             the running loss of `fit` for its objective.
+        begun: Where a run that is taken up again stands; what was measured before is in `points`.
 
     Attributes:
         points: What was measured.
+        now: Seconds and updates so far, with the running loss of `fit`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Stopwatch(keras.callbacks.Callback):
         *,
         evaluations: int,
         show: Callable[[float, Point], None],
+        begun: Point | None = None,
     ) -> None:
         """See the class."""
         super().__init__()
@@ -71,27 +74,29 @@ class Stopwatch(keras.callbacks.Callback):
         self._objective = objective
         self._evaluations = evaluations
         self._show = show
+        self.now = begun or Point(0.0, 0, math.nan)
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Measure, then start the clock."""
-        self._updates = 0
-        self._measure(0.0)
-        self._started = time.perf_counter()
+        if not self.points:
+            self._measure()
+        self._started = time.perf_counter() - self.now.seconds
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure if it is time to, and stop if it is time to."""
         loss = float((logs or {}).get("loss", math.nan))  # waits for the update to be complete
-        self._updates += 1
         with self._clock_stopped() as seconds:
-            part = self._limit.part_used(seconds, self._updates)
-            if part >= min(1, (len(self.points) / self._evaluations) ** 2):
-                self._measure(seconds)
-            self._show(part, Point(seconds, self._updates, loss))
+            self.now = Point(seconds, self.now.updates + 1, loss)
+            part = self._limit.part_used(seconds, self.now.updates)
+            due = part >= min(1, (len(self.points) / self._evaluations) ** 2)
+            if due or not math.isfinite(loss):
+                self._measure()
+            self._show(part, self.now)
             if part >= 1 or not math.isfinite(self.points[-1].objective):
                 self.model.stop_training = True
 
-    def _measure(self, seconds: float) -> None:
-        self.points.append(Point(seconds, self._updates, self._objective()))
+    def _measure(self) -> None:
+        self.points.append(self.now._replace(objective=self._objective()))
 
     @contextlib.contextmanager
     def _clock_stopped(self) -> Iterator[float]:

@@ -25,17 +25,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from _arguments import positive_integer, positive_number, seed
+from _autoencoders import ACTIVATIONS, DATASETS, FACES_SOURCE, build_autoencoder, title_of_data
 from _methods import GAUSS_NEWTON, Method, adam, trace_update
 from _report import Grid, Run, print_grid, print_runs, progress_bar, require_writable, write_report
 from _stopwatch import Limit, Point, Stopwatch
 from rich.console import Console
 
-import tf_kfgn
-
 PIXELS = 784
-HIDDEN_WIDTHS = {"curves": (400, 200, 100, 50, 25), "mnist": (1000, 500, 250)}
-CODE_WIDTH = {"curves": 6, "mnist": 30}
-ACTIVATIONS = {"tanh": "tanh", "logistic": "sigmoid"}
+NAMES = ("curves", "mnist")  # of the data sets of so many pixels, with Bernoulli outputs
 L2_PENALTY = 1e-5
 
 EVALUATION_IMAGES = 5_000
@@ -88,38 +85,14 @@ class Problem:
     @property
     def title(self) -> str:
         """Data and net in a line."""
-        widths = (PIXELS, *HIDDEN_WIDTHS[self.dataset], CODE_WIDTH[self.dataset])
-        net = "-".join(map(str, widths))
-        source = self.data_dir.resolve().stem if self.data_dir else self.dataset.upper()
+        net = "-".join(map(str, (PIXELS, *DATASETS[self.dataset].net("literature"))))
+        source = title_of_data(self.dataset, self.data_dir)
         return f"Autoencoder {net} and mirrored, {self.activation} units, on {source}"
 
-
-def load_images(dataset: str, data_dir: pathlib.Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """Training and test images: float32 rows of 784 pixels, ink from 0 to 1."""
-    if dataset == "mnist":
-        return tf_kfgn.datasets.mnist.load_data(data_dir)
-    if data_dir is not None and data_dir.is_dir():
-        data_dir = data_dir / "digs3pts_1.mat"
-    return tf_kfgn.datasets.curves.load_data(data_dir)
-
-
-def build_autoencoder(dataset: str, activation: str) -> keras.Model:
-    """A stock Keras model from pixels to the logits of pixels."""
-
-    def dense(width: int, activation: str | None) -> keras.layers.Layer:
-        penalty = keras.regularizers.L2(L2_PENALTY)
-        return keras.layers.Dense(width, activation=activation, kernel_regularizer=penalty)
-
-    hidden, function = HIDDEN_WIDTHS[dataset], ACTIVATIONS[activation]
-    return keras.Sequential(
-        [
-            keras.Input((PIXELS,)),
-            *(dense(width, function) for width in hidden),
-            dense(CODE_WIDTH[dataset], None),
-            *(dense(width, function) for width in reversed(hidden)),
-            dense(PIXELS, None),
-        ]
-    )
+    def build(self) -> keras.Model:
+        """The net, from pixels to the logits of pixels."""
+        widths = DATASETS[self.dataset].net("literature")
+        return build_autoencoder(PIXELS, widths, self.activation, L2_PENALTY)
 
 
 def train(
@@ -133,7 +106,7 @@ def train(
 ) -> tuple[keras.Model, list[Point]]:
     """Train from the weights that the seed gives; the model and how its objective fell."""
     keras.utils.set_random_seed(problem.seed)
-    model = build_autoencoder(problem.dataset, problem.activation)
+    model = problem.build()
     model.compile(
         optimizer=method.make_for(model, learning_rate),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),  # the mean over pixels ...
@@ -211,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args.activation,
             args.batch_size,
             args.seed,
-            *load_images(args.dataset, args.data_dir),
+            *DATASETS[args.dataset].load(args.data_dir, FACES_SOURCE),
         )
     except (ImportError, OSError, ValueError) as error:
         print(f"autoencoder.py: error: {error}", file=sys.stderr)
@@ -260,9 +233,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--dataset", choices=tuple(HIDDEN_WIDTHS), default="curves", help="default: curves"
-    )
+    parser.add_argument("--dataset", choices=NAMES, default="curves", help="default: curves")
     parser.add_argument(
         "--data-dir",
         type=pathlib.Path,

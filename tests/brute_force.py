@@ -142,6 +142,14 @@ def flat(tensors: Any) -> np.ndarray:
     return np.concatenate([np.ravel(tensor) for tensor in tensors])
 
 
+def clipped_by_diagonal(diagonal: np.ndarray, columns: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """`d + C diag(signs) C^T`, made semi-definite in the metric of the diagonal d, densely."""
+    root = np.sqrt(diagonal)
+    middle = (columns * signs) @ columns.T / np.outer(root, root) + np.eye(len(root))
+    values, vectors = np.linalg.eigh(middle)
+    return np.outer(root, root) * ((vectors * np.maximum(values, 0)) @ vectors.T)
+
+
 def allclose(actual: Any, expected: Any) -> None:
     """The tolerance of identities in float64."""
     np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from architectures import double_precision
 from brute_force import allclose, gauss_newton, wrong
 from pages import DOCS, README, Page, docstring_blocks, languages, python_blocks
@@ -302,6 +303,10 @@ def test_the_code_of_extending(page):
         assert falls(page["model"])
         assert [G.shape for _, G in page["factors"].values()] == [(8, 8), (3, 3)]
         check_loss(page)
+        x, _ = regression(10, 1)
+        page.run(x=x, images=np.float32(np.random.default_rng(0).integers(2, size=(100, 200))))
+        assert falls(page["model"])
+        check_stated_curvature(page)
         x, y = regression(6, 3)
         model = tf_kfgn.enable_curvature(network(6, 4, 3))
         residuals = np.asarray(model(x)) - y  # before it is trained
@@ -315,6 +320,25 @@ def test_the_code_of_extending(page):
     finally:
         RECORDING_CLASSES.pop(page["CircularConv1D"], None)
         ESTIMATORS.pop("empirical", None)
+
+
+def check_stated_curvature(page):
+    """What the page states is the Hessian, by automatic differentiation in float64."""
+    generator = np.random.default_rng(1)
+    size = page["COMPONENTS"] * page["PIXELS"]
+    loss = page["Mixture"](dtype="float64")
+    y = tf.constant(np.float64(generator.integers(2, size=(1, page["PIXELS"]))))
+    z, vector = tf.constant(0.1 * generator.normal(size=(2, 1, size)))
+    with tf.autodiff.ForwardAccumulator(z, vector) as accumulator:
+        with tf.GradientTape() as tape:
+            tape.watch(z)
+            value = loss.call(y, z)
+        gradient = tape.gradient(value, z)
+    expected = accumulator.jvp(gradient).numpy()
+    diagonal, _, columns = loss.output_curvature(y, z)
+    along = tf.linalg.matvec(columns, vector, transpose_a=True)
+    allclose(diagonal * vector - tf.linalg.matvec(columns, along), expected)
+    assert wrong(diagonal * vector, expected)
 
 
 def test_the_code_of_migrating(page):

@@ -7,14 +7,13 @@ import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-import keras
 from _comparison import groups_of_ours, lowest, near_horizon
-from _methods import GAUSS_NEWTON, Method, adam, adamw, muon
+from _methods import GAUSS_NEWTON, Method, adam, adamw, available, muon
 from _paces import Paces, measure_paces
 from _runs import Key, Run, Store
-from _search import SCHEDULES, Candidate, Outcome, finalists, search
+from _search import SEARCHED, Candidate, Outcome, finalists, search
 from _stopwatch import Limit, Point
-from _tasks import Task
+from _task import Task
 from _trainer import Trainer
 
 OURS = tuple(GAUSS_NEWTON)
@@ -63,7 +62,7 @@ class Plan:
     def first_order(self) -> list[str]:
         """The first-order methods that are to be run, and that this Keras has."""
         chosen = [method for method in self.methods if method in FIRST_ORDER]
-        return [name for name in chosen if name != "muon" or hasattr(keras.optimizers, "Muon")]
+        return [name for name in chosen if available(name)]
 
 
 class Bench:
@@ -227,7 +226,7 @@ def expected_runs(plan: Plan, task: Task) -> dict[str, int]:
     """About how many runs there are, with the keys of `expected_seconds`."""
     methods = len(plan.first_order)
     others = 3 * (len(plan.seeds) - 1) if methods else 0
-    searched = methods * len(SCHEDULES) * (len(plan.learning_rates) + min(plan.widenings, 1))
+    searched = methods * len(SEARCHED) * (len(plan.learning_rates) + min(plan.widenings, 1))
     return {
         "ours": len(plan.seeds) * len(plan.ours(task)),
         **{name: (searched + others) * (name in plan.comparisons) for name in COMPARISONS},

@@ -9,12 +9,11 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from _comparison import MEASURES, Row, share_won
-from _report import COLOURS, replacing
+from _report import COLOURS, print_in_full, replacing
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
-from rich.measure import Measurement
 from rich.table import Table
 
 HEADINGS = {"updates": "equal updates", "seconds": "equal seconds", "validation": "validation"}
@@ -49,7 +48,7 @@ def print_rows(console: Console, rows: Sequence[Row], recommended: str) -> None:
             *(_text(row.ratio(recommended, measure)) for measure in MEASURES),
             "\n".join(_champion(row, comparison) for comparison in ("updates", "seconds")),
         )
-    _print(console, table)
+    print_in_full(console, table)
 
 
 def print_summary(console: Console, rows: Sequence[Row]) -> None:
@@ -75,14 +74,7 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
             *(str(line[name]) for name in ("runs", "failed", "diverged", "stalled")),
             f"{line['rejected']:.1f}",
         )
-    _print(console, table)
-
-
-def _print(console: Console, table: Table) -> None:
-    """Print a table in full also where the console is narrow, as it is in a file."""
-    unlimited = console.options.update(max_width=1_000)
-    needed = Measurement.get(console, unlimited, table).maximum
-    Console(file=console.file, width=max(needed, console.width)).print(table)
+    print_in_full(console, table)
 
 
 def summarise(rows: Sequence[Row]) -> list[dict]:

@@ -23,13 +23,13 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
 
 from _arguments import positive_number
 from _bench import COMPARISONS, FIRST_ORDER, OURS, Bench, Plan, expected_runs, expected_seconds
+from _clock import Clock, in_words
 from _comparison import compare
 from _everyday_report import print_rows, print_summary, write_results
 from _paces import Paces
@@ -88,9 +88,17 @@ def run(
     paces: Paces,
 ) -> None:
     """Make the runs that are missing, task by task."""
-    clock = Clock(plan, places)
+    seconds = [expected_seconds(plan, task, size) for task, size in places]
+    counts = [expected_runs(plan, task) for task, _ in places]
+    clock = Clock(
+        [
+            sum(count[kind] * each[kind] for kind in count)
+            for count, each in zip(counts, seconds, strict=True)
+        ]
+    )
+    all_runs = sum(sum(count.values()) for count in counts)
     console.print(
-        f"{len(places)} pairs of task and batch size, about {clock.all_runs:,} runs and "
+        f"{len(places)} pairs of task and batch size, about {all_runs:,} runs and "
         f"{in_words(clock.seconds_left)} on two cores, less what is there already",
         highlight=False,
     )
@@ -113,7 +121,8 @@ def run(
             )
 
         def finished(key: Key) -> None:
-            clock.finished(key, new=key not in known)
+            kind = "ours" if key.method in OURS else key.comparison
+            clock.finished(seconds[index][kind], new=key not in known)
             progress.update(bar, completed=clock.part, left=in_words(clock.seconds_left))
 
         for index, (task, batch_size) in enumerate(places):
@@ -135,62 +144,6 @@ def missing_data(places: Sequence[tuple[Task, int]]) -> dict[str, str]:
         except (ImportError, OSError) as error:
             reasons[task.name] = f"{task.name}: {error}"
     return reasons
-
-
-class Clock:
-    """How long all will take: what was expected, times how far off that was so far.
-
-    Args:
-        plan: What to run.
-        places: Pairs of task and batch size, in their order.
-    """
-
-    def __init__(self, plan: Plan, places: Sequence[tuple[Task, int]]) -> None:
-        """Add up what is expected."""
-        self._seconds = [expected_seconds(plan, task, size) for task, size in places]
-        counts = [expected_runs(plan, task) for task, _ in places]
-        self.all_runs = sum(sum(count.values()) for count in counts)
-        self._expected = [
-            sum(count[kind] * seconds[kind] for kind in count)
-            for count, seconds in zip(counts, self._seconds, strict=True)
-        ]
-        self._place, self._done_here = 0, 0.0
-        self._made = self._took = 0.0
-        self._last = time.perf_counter()
-
-    def begin(self, place: int) -> None:
-        """A pair of task and batch size begins."""
-        self._place, self._done_here = place, 0.0
-
-    def finished(self, key: Key, new: bool) -> None:
-        """A run is there; `new` if it was made now."""
-        kind = "ours" if key.method in OURS else key.comparison
-        expected = self._seconds[self._place][kind]
-        self._done_here += expected
-        now = time.perf_counter()
-        if new:
-            self._made += expected
-            self._took += now - self._last
-        self._last = now
-
-    @property
-    def seconds_left(self) -> float:
-        """About how many, at the pace so far."""
-        here = max(0.0, self._expected[self._place] - self._done_here)
-        left = here + sum(self._expected[self._place + 1 :])
-        return left * (self._took / self._made if self._made else 1.0)
-
-    @property
-    def part(self) -> float:
-        """From 0 at the start to 1 at the end."""
-        here = min(self._done_here, self._expected[self._place])
-        return (sum(self._expected[: self._place]) + here) / sum(self._expected)
-
-
-def in_words(seconds: float) -> str:
-    """Hours and minutes."""
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy import io
 
+import tf_kfgn
+
 IMAGES = 60
 
 
@@ -128,7 +130,7 @@ def test_refuses_an_output_folder_before_training(autoencoder, curves_folder, tm
 
 
 def test_objective_is_the_loss_that_keras_reports(autoencoder, problem):
-    model = autoencoder.build_autoencoder("curves", "tanh")
+    model = problem.build()
     model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True), loss_weights=[784.0])
     images = problem.train_images
     np.testing.assert_allclose(
@@ -141,9 +143,9 @@ def test_objective_is_the_loss_that_keras_reports(autoencoder, problem):
 @pytest.mark.parametrize("name", ["adam", "kfac"])
 def test_tracing_leaves_weights_and_optimizer_as_they_were(autoencoder, problem, name):
     method = autoencoder.METHODS[name]
-    model = autoencoder.build_autoencoder("curves", "tanh")
+    model = problem.build()
     if method.needs_curvature:
-        autoencoder.tf_kfgn.enable_curvature(model)
+        tf_kfgn.enable_curvature(model)
     model.compile(optimizer=method.make(), loss="mse")
     model.optimizer.build(model.trainable_variables)
 

@@ -1,10 +1,13 @@
 """KFAC: Kronecker factors from sampled gradients.
 
 Martens & Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", ICML
-2015. What is sampled is a cotangent of the outputs whose covariance is the Hessian of the loss: for
-categorical, Bernoulli and squared-error losses the gradient for a target that the model itself
-draws, as in the paper; for Poisson and general losses a Gaussian vector. Its expectation over the
-draws is KFLR.
+2015. What is sampled is a cotangent of the outputs whose covariance is the Gauss-Newton curvature
+of the loss in them, so that the expectation over the draws is KFLR. For categorical, Bernoulli and
+squared-error losses it is the gradient for a target that the model itself draws, as in the paper.
+For Poisson losses, and for all that are differentiated or state their own curvature, no target is
+drawn: it is a Gaussian vector with that covariance. Where the outputs are no natural parameters of
+an exponential family, gradients for drawn targets would have the Fisher matrix as their covariance,
+which is another one.
 """
 
 from __future__ import annotations

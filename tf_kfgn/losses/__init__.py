@@ -3,7 +3,9 @@
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
+from tf_kfgn.losses.gauss_newton_loss import GaussNewtonLoss, OutputCurvature
 from tf_kfgn.losses.general import General
+from tf_kfgn.losses.low_rank import DiagonalPlusLowRank
 from tf_kfgn.losses.poisson import Poisson
 from tf_kfgn.losses.resolve import WatchedLoss, loss_value, resolve_loss
 from tf_kfgn.losses.separable import Separable
@@ -12,8 +14,11 @@ from tf_kfgn.losses.squared_error import SquaredError
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "DiagonalPlusLowRank",
+    "GaussNewtonLoss",
     "General",
     "Likelihood",
+    "OutputCurvature",
     "Poisson",
     "Separable",
     "SquaredError",

@@ -77,7 +77,8 @@ class RowLosses:
                 f"The curvature of the loss {describe(self._loss)} is found by differentiating it "
                 f"for each output of a row, but {width or 'an unknown number of'} outputs are more "
                 f"than the {MAX_WIDTH} this is done for. Use a loss whose curvature is known, or "
-                "one that is a sum over its elements."
+                "derive yours from tf_kfgn.losses.GaussNewtonLoss, which states its curvature as a "
+                "diagonal plus low rank."
             )
 
         def column(index: tf.Tensor) -> tf.Tensor:

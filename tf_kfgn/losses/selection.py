@@ -12,7 +12,9 @@ from tf_kfgn._keras.losses import loss_function
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.bernoulli import Bernoulli
 from tf_kfgn.losses.categorical import Categorical
+from tf_kfgn.losses.gauss_newton_loss import GaussNewtonLoss
 from tf_kfgn.losses.general import General
+from tf_kfgn.losses.low_rank import DiagonalPlusLowRank
 from tf_kfgn.losses.made_up_rows import is_piecewise_linear
 from tf_kfgn.losses.natural_parameter import natural_parameter
 from tf_kfgn.losses.poisson import Poisson
@@ -62,6 +64,11 @@ def likelihood_of(
     check_reducible(loss, outputs)
     _check_axis(loss, options, outputs.shape.rank)
     scale = 1.0 if loss_weight is None else loss_weight
+
+    if isinstance(loss, GaussNewtonLoss):
+        y = _needed(y, loss, known=None)
+        weights = scale * row_weights(loss, outputs, sample_weight, y)
+        return DiagonalPlusLowRank(outputs, weights, loss, y)
 
     known = next((kind for kind in LIKELIHOODS if function in kind.functions), None)
     if known is not None:

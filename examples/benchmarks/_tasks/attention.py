@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import keras
+from _task import ERROR, Task
 from keras import layers, ops
 
 from _tasks import data
-from _tasks.task import ERROR, Task
 
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 PATCH = 7

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import keras
 import numpy as np
+from _task import Arrays, Data
 
-from _tasks.task import Arrays, Data
 from tf_kfgn.datasets import mnist
 
 FASHION_VARIABLE = "FASHION_MNIST_DIR"

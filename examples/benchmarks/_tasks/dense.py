@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
+from _task import ERROR, PIXEL_ERROR, PROBABILITY_ERROR, SQUARED_ERROR, Task
 from keras import layers
 
 from _tasks import data
-from _tasks.task import ERROR, PIXEL_ERROR, PROBABILITY_ERROR, SQUARED_ERROR, Task
 
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BERNOULLI = keras.losses.BinaryCrossentropy(from_logits=True)

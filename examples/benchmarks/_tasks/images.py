@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import keras
+from _task import ERROR, ONE_HOT_ERROR, SIGN_ERROR, Task
 from keras import layers
 
 from _tasks import data
-from _tasks.task import ERROR, ONE_HOT_ERROR, SIGN_ERROR, Task
 
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 NO_KFRA = {"kfra": "an average over all positions and channels of an image would not fit"}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import keras
+from _task import ERROR, SQUARED_ERROR, Task
 from keras import layers
 
 from _tasks import data
-from _tasks.task import ERROR, SQUARED_ERROR, Task
 
 NO_KFRA = {"kfra": "a product with the Jacobian for every output of the recurrent layer"}
 

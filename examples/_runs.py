@@ -73,12 +73,14 @@ class Run:
         points: What was measured, the first one before training.
         rejected: Steps that were taken back in the last half.
         error: Why there is no run, if it could not be made.
+        losses: Updates, and the mean of the losses of the last batches; empty if not asked for.
     """
 
     key: Key
     points: tuple[Measurement, ...]
     rejected: int = 0
     error: str = ""
+    losses: tuple[tuple[int, float], ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -166,6 +168,8 @@ class Store:
 def _as_json(run: Run) -> dict[str, Any]:
     points = [finite_or_none(point._asdict()) for point in run.points]
     content = {**run.key._asdict(), "rejected": run.rejected, "error": run.error, "points": points}
+    if run.losses:
+        content["losses"] = run.losses
     return {**content, "failed": run.failed, "diverged": run.diverged}
 
 
@@ -182,4 +186,5 @@ def _read(path: pathlib.Path) -> Iterator[Run]:
             for point in content["points"]
         ]
         key = Key(**{name: content[name] for name in Key._fields})
-        yield Run(key, tuple(points), content["rejected"], content["error"])
+        losses = tuple((updates, loss) for updates, loss in content.get("losses", ()))
+        yield Run(key, tuple(points), content["rejected"], content["error"], losses)

@@ -6,10 +6,15 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+WARM_UP, FIRST_PART = 0.1, 0.005  # of a run; the first update is not to be without effect
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda part: 1.0,
     "cosine": lambda part: (1 + math.cos(math.pi * min(part, 1.0))) / 2,
+    "warm-up, cosine": lambda part: min(
+        1.0, (part + FIRST_PART) / WARM_UP, (1 + math.cos(math.pi * min(part, 1.0))) / 2
+    ),
 }
+SEARCHED = ("constant", "cosine")
 FINALISTS = 2
 
 
@@ -34,6 +39,7 @@ def search(
     outcome: Callable[[Candidate], Outcome],
     *,
     widenings: int = 2,
+    schedules: Sequence[str] = SEARCHED,
 ) -> dict[Candidate, Outcome]:
     """Try each learning rate with each schedule, and further ones while the best is at an edge.
 
@@ -42,6 +48,7 @@ def search(
         learning_rates: To begin with.
         outcome: Trains a candidate.
         widenings: How often a learning rate is added at most.
+        schedules: To try with each learning rate, keys of `SCHEDULES`.
 
     Returns:
         The outcome of each candidate.
@@ -50,7 +57,7 @@ def search(
     outcomes: dict[Candidate, Outcome] = {}
     while True:
         for rate in rates:
-            for schedule in SCHEDULES:
+            for schedule in schedules:
                 candidate = Candidate(method, rate, schedule)
                 if candidate not in outcomes:
                     outcomes[candidate] = outcome(candidate)

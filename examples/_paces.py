@@ -21,7 +21,9 @@ class Timed(Protocol):
         """How long each of some updates took."""
 
 
-def measure_paces(trainers: Mapping[str, Timed]) -> dict[str, float]:
+def measure_paces(
+    trainers: Mapping[str, Timed], *, rounds: int = ROUNDS, updates: int = UPDATES
+) -> dict[str, float]:
     """Seconds of an update.
 
     A clock says little on a machine with other work. The ratio of two methods says more, if they
@@ -29,15 +31,17 @@ def measure_paces(trainers: Mapping[str, Timed]) -> dict[str, float]:
 
     Args:
         trainers: By method.
+        rounds: How often each has its turn.
+        updates: In a turn.
 
     Returns:
         For each method, the median over rounds of the mean over updates.
     """
-    rounds: dict[str, list[float]] = {method: [] for method in trainers}
-    for _ in range(ROUNDS):
+    measured: dict[str, list[float]] = {method: [] for method in trainers}
+    for _ in range(rounds):
         for method, trainer in trainers.items():
-            rounds[method].append(statistics.fmean(trainer.seconds_of_updates(UPDATES)))
-    return {method: statistics.median(seconds) for method, seconds in rounds.items()}
+            measured[method].append(statistics.fmean(trainer.seconds_of_updates(updates)))
+    return {method: statistics.median(seconds) for method, seconds in measured.items()}
 
 
 class Paces:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
-from _methods import Method, trace_update
+from _checkpoint import Checkpoint
+from _laps import Laps, Losses
+from _methods import Method
 from _runs import Measurement
 from _search import SCHEDULES
 from _stopwatch import Limit, Point, Stopwatch
-from _tasks import Task
+from _task import Task
 
 import tf_kfgn
 
@@ -36,10 +37,22 @@ class Trainer:
         task: What to train.
         batch_size: Examples in an update.
         method: The optimizer.
+        evaluation_examples: To measure on, at most, of the training and the validation examples.
+        starts: Of each seed, the variables of a new model, if they are known; others are put there.
+            Trainers of one task may share it.
     """
 
-    def __init__(self, task: Task, batch_size: int, method: Method) -> None:
-        """Build and trace."""
+    def __init__(
+        self,
+        task: Task,
+        batch_size: int,
+        method: Method,
+        *,
+        evaluation_examples: int = EVALUATION_EXAMPLES,
+        starts: dict[int, list[np.ndarray]] | None = None,
+    ) -> None:
+        """Build; the first use traces."""
+        self._evaluation_examples = evaluation_examples
         self._task, self._batch_size = task, batch_size
         self._train, self._validation = (
             tuple(tf.constant(array) for array in pair) for pair in task.data()
@@ -47,14 +60,13 @@ class Trainer:
         self._model = task.make_model(seed=0)
         rate = method.learning_rates[0] if method.learning_rates else None
         task.compile(self._model, method.make_for(self._model, rate))
-        one = tf.data.experimental.assert_cardinality(1)  # else Keras looks for a second one
-        trace_update(self._model, self.batches(seed=0).take(1).apply(one))
+        self._model.optimizer.build(self._model.trainable_variables)
         self._optimizer_start = _values(self._model.optimizer.variables)
-        self._starts: dict[int, list[np.ndarray]] = {}
+        self._starts = {} if starts is None else starts
         self._measure = tf.function(self._objective_and_metric)
         self._refreshing = self._refreshing_callback()
 
-    def batches(self, seed: int) -> tf.data.Dataset:
+    def batches(self, seed: int, skipped: int = 0) -> tf.data.Dataset:
         """Shuffled batches of full size, without end, in an order that the seed alone gives."""
         count = len(self._train[0])
 
@@ -66,6 +78,7 @@ class Trainer:
 
         places = tf.data.Dataset.range(UNLIMITED).flat_map(order)
         batches = places.batch(min(self._batch_size, count), drop_remainder=True)
+        batches = batches.skip(skipped)
         options = tf.data.Options()
         options.autotune.enabled = False  # with it, an epoch can take seconds to end
         return (
@@ -83,8 +96,10 @@ class Trainer:
         *,
         evaluations: int = 10,
         show: Show = lambda part, point: None,
+        losses: Losses | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> tuple[tuple[Measurement, ...], int]:
-        """Train from new weights.
+        """Train from new weights, or go on from a checkpoint.
 
         Args:
             seed: Of weights, dropout and batches.
@@ -93,6 +108,8 @@ class Trainer:
             schedule: A key of `SCHEDULES`.
             evaluations: Measurements after the first one.
             show: Called after each update with the part of the limit used up, and the last loss.
+            losses: Gets the loss of each batch.
+            checkpoint: Keeps the run while it is made.
 
         Returns:
             What was measured, and how many steps were taken back in the last half.
@@ -116,13 +133,33 @@ class Trainer:
             measured.append(self.measure())
             return measured[-1][0]
 
-        set_rate(0.0)
         stopwatch = Stopwatch(limit, objective, evaluations=evaluations, show=after_update)
+        callbacks = [stopwatch, *([] if losses is None else [losses])]
+        if checkpoint is not None:
+            callbacks.append(checkpoint)
+            checkpoint.variables = [*self._model.variables, *optimizer.variables]
+            checkpoint.measured = lambda: {
+                "now": stopwatch.now,
+                "points": stopwatch.points,
+                "measured": measured,
+                "rejected_at_half": rejected_at_half,
+                "losses": [] if losses is None else losses.values,
+            }
+            begun = checkpoint.restore()
+            if begun is not None:
+                stopwatch.now = Point(*begun["now"])
+                stopwatch.points = [Point(*point) for point in begun["points"]]
+                measured += [tuple(values) for values in begun["measured"]]
+                rejected_at_half += begun["rejected_at_half"]
+                if losses is not None:
+                    losses.values = begun["losses"]
+        done = stopwatch.now.updates
+        set_rate(limit.part_used(stopwatch.now.seconds, done))
         self._model.fit(
-            self.batches(seed),
+            self.batches(seed, done),
             steps_per_epoch=UNLIMITED,
             shuffle=False,
-            callbacks=[stopwatch],
+            callbacks=callbacks,
             verbose=0,
         )
         points = zip(stopwatch.points, measured, strict=True)
@@ -132,26 +169,27 @@ class Trainer:
     def reset(self, seed: int) -> None:
         """Weights and dropout masks as the seed gives them, and an optimizer without a past.
 
-        Seeding makes TensorFlow forget how it runs its functions, whichever model was seeded; an
-        update before the clock starts lets it find out again.
+        The first one traces. Seeding makes TensorFlow forget how it runs its functions, whichever
+        model was seeded; an update before the clock starts lets it find out again.
         """
         if seed not in self._starts:
-            self._starts[seed] = _values(self._task.make_model(seed).variables)
+            self._starts[seed] = new_variables(self._task, seed)
         self._model.fit(self.batches(seed), steps_per_epoch=1, shuffle=False, verbose=0)
         _assign(self._model.variables, self._starts[seed])
         _assign(self._model.optimizer.variables, self._optimizer_start)
 
-    def seconds_of_updates(self, updates: int) -> list[float]:
+    def seconds_of_updates(self, updates: int, most_seconds: float = math.inf) -> list[float]:
         """Train a little from new weights, and time it.
 
         Args:
-            updates: How many.
+            updates: How many, if there is time for them.
+            most_seconds: For these.
 
         Returns:
             Seconds of each; the first update, with which Keras and the data start, is not counted.
         """
         self.reset(seed=0)
-        laps = _Laps()
+        laps = Laps(most_seconds)
         self._model.fit(
             self.batches(seed=0),
             steps_per_epoch=updates + 1,
@@ -163,8 +201,8 @@ class Trainer:
 
     def measure(self) -> tuple[float, float, float, float, float]:
         """Objective, validation loss and metric; objective and metric with new statistics."""
-        train = [array[:EVALUATION_EXAMPLES] for array in self._train]
-        validation = [array[:EVALUATION_EXAMPLES] for array in self._validation]
+        train = [array[: self._evaluation_examples] for array in self._train]
+        validation = [array[: self._evaluation_examples] for array in self._validation]
         objective, _ = self._measure(*train)
         loss, metric = self._measure(*validation)
         refreshed = refreshed_metric = math.nan
@@ -203,17 +241,9 @@ class Trainer:
         return int(getattr(self._model.optimizer, "rejected_steps", 0))
 
 
-class _Laps(keras.callbacks.Callback):
-    """Notes when each update was complete."""
-
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Begin anew."""
-        self.ends: list[float] = []
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Wait for the update, and note the time."""
-        float((logs or {})["loss"])
-        self.ends.append(time.perf_counter())
+def new_variables(task: Task, seed: int) -> list[np.ndarray]:
+    """The variables of a new model."""
+    return _values(task.make_model(seed).variables)
 
 
 def _values(variables: Sequence[Any]) -> list[np.ndarray]:
