@@ -12,7 +12,7 @@ from typing_extensions import override
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.gauss_newton_loss import GaussNewtonLoss
 from tf_kfgn.losses.row_losses import describe
-from tf_kfgn.numerics import random
+from tf_kfgn.replicas import normal_of_examples
 
 
 class DiagonalPlusLowRank(Likelihood):
@@ -93,7 +93,7 @@ class DiagonalPlusLowRank(Likelihood):
     @override
     def row_sample(self, seed: tf.Tensor) -> tf.Tensor:
         """Gaussian."""
-        return self.row_root_product(random.normal_like(self.outputs, seed))
+        return self.row_root_product(normal_of_examples(self.outputs, seed))
 
     @override
     def mean_blocks(self) -> tf.Tensor:
