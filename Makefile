@@ -33,6 +33,8 @@ results: $(VENV)/.examples  ## make the runs of examples/RESULTS.md and write it
 	$(VENV)/bin/python examples/figure2.py --dataset curves
 	$(VENV)/bin/python examples/figure2.py --dataset faces --faces $(FACES)
 	$(VENV)/bin/python examples/figure2.py --dataset mnist
+	$(VENV)/bin/python examples/few_outputs.py --net dense
+	$(VENV)/bin/python examples/few_outputs.py --net convolutional
 	$(VENV)/bin/python examples/mixture.py
 	$(VENV)/bin/python examples/report.py
 

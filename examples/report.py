@@ -2,7 +2,7 @@
 
     python examples/report.py --runs figure2
 
-Reads what `figure2.py` and `mixture.py` left in the folders below --runs, draws
+Reads what `figure2.py`, `few_outputs.py` and `mixture.py` left in the folders below --runs, draws
 the panels of the autoencoders side by side, and says of each of the paper's claims what the runs
 say. It trains nothing, but for one small net whose curvature it compares with the exact one.
 """
@@ -111,8 +111,9 @@ def section(contest: SavedContest) -> str:
         "",
         f"```sh\n{about['command']}\n```",
         "",
-        "| method | learning rate | schedule | s per update | updates | objective | test |",
-        "|---|---:|---|---:|---:|---:|---:|",
+        "| method | learning rate | schedule | s per update | updates | objective | of the test | "
+        "test |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
     ]
     for result in sorted(contest.results, key=lambda result: result.objective):
         rate = result.candidate.learning_rate
@@ -121,7 +122,8 @@ def section(contest: SavedContest) -> str:
             f"| {result.label} | {'' if rate is None else f'{rate:g}'} | "
             f"{'' if rate is None else result.candidate.schedule} | {result.pace:.3g} | "
             f"{result.updates:,} | {number(result.objective)} "
-            f"({number(min(ends))} to {number(max(ends))}) | {number(result.test_metric)} |"
+            f"({number(min(ends))} to {number(max(ends))}) | "
+            f"{number(result.test_objective)} | {number(result.test_metric)} |"
         )
     lines += ["", "Grids: learning rate and objective; the best one is bold.", ""]
     for result in contest.results:

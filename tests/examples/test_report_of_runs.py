@@ -65,7 +65,7 @@ def test_the_report_has_the_runs_and_says_what_they_say(parts, tmp_path):
     save(parts, tmp_path / "runs" / "two", [KFRA, KFAC], budget="smoke", title="left out")
     text = written(parts, tmp_path)
     assert "left out" not in text
-    assert "| KFRA |  |  | 0.5 | 20 | 11.00 (10.00 to 12.00) | 11.00 |" in text
+    assert "| KFRA |  |  | 0.5 | 20 | 11.00 (10.00 to 12.00) | 11.00 | 11.00 |" in text
     assert "- Adam: 0.001: 50.00, **0.01: 20.00**, 0.1: diverged\n" in text
     assert "python it" in text and "seeds 0, 1, 2" in text
     lines = {line.split("**")[1]: line for line in text.splitlines() if line.startswith("- **")}
