@@ -15,7 +15,7 @@ PIP_INSTALL = -m pip install -qq
 PACKAGE := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figure2 bench-everyday test test-oldest test-newest lint docs clean
+.PHONY: help demo figure2 results bench-everyday test test-oldest test-newest lint docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pip runs must not write into one environment
 
@@ -27,6 +27,16 @@ demo: $(VENV)/.examples  ## train the autoencoder example on curves; results go 
 
 figure2: $(VENV)/.examples  ## Figure 2 of the paper, a few updates: does it run? examples/figure2.py --help has the rest
 	$(VENV)/bin/python examples/figure2.py --dataset curves --budget smoke
+
+FACES ?= olivetti
+results: $(VENV)/.examples  ## make the runs of examples/RESULTS.md and write it; hours, goes on where it was ended
+	$(VENV)/bin/python examples/figure2.py --dataset curves
+	$(VENV)/bin/python examples/figure2.py --dataset faces --faces $(FACES)
+	$(VENV)/bin/python examples/figure2.py --dataset mnist
+	$(VENV)/bin/python examples/few_outputs.py --net dense
+	$(VENV)/bin/python examples/few_outputs.py --net convolutional
+	$(VENV)/bin/python examples/mixture.py
+	$(VENV)/bin/python examples/report.py
 
 bench-everyday: $(VENV)/.examples  ## compare with tuned first-order methods on everyday tasks; hours, goes on where it was ended
 	$(VENV)/bin/python examples/benchmarks/everyday.py --out everyday

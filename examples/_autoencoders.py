@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 
@@ -69,6 +70,9 @@ FACES_SOURCE = "olivetti"
 
 def title_of_data(dataset: str, path: pathlib.Path | None, source: str = FACES_SOURCE) -> str:
     """What to call the images: by their file or folder, if they come from one."""
+    named = os.environ.get(tf_kfgn.datasets.mnist.FOLDER_VARIABLE)
+    if path is None and dataset == "mnist" and named:
+        path = pathlib.Path(named)
     if path is not None:
         return path.resolve().stem
     return tf_kfgn.datasets.faces.title(source=source) if dataset == "faces" else dataset.upper()

@@ -105,6 +105,11 @@ class Result:
         return statistics.median(run.objective for run in self.runs)
 
     @property
+    def test_objective(self) -> float:
+        """Median of the last objectives of test examples."""
+        return statistics.median(run.points[-1].validation_loss for run in self.runs)
+
+    @property
     def test_metric(self) -> float:
         """Median of the last metrics of test examples."""
         return statistics.median(run.points[-1].validation_metric for run in self.runs)

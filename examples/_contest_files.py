@@ -109,6 +109,8 @@ def write_about(
             {
                 "name": result.name,
                 "label": result.label,
+                "ours": result.method.needs_curvature,
+                "dashed": result.method.dashed,
                 "learning_rate": result.candidate.learning_rate,
                 "schedule": result.candidate.schedule,
                 "grid": [

@@ -12,9 +12,7 @@ are searched as in `figure2.py`, whose way with runs, seconds and files this has
 
 from __future__ import annotations
 
-import argparse
 import functools
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -22,14 +20,11 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from _contest import Budget, Contest
-from _contest_files import check_same_problem
-from _contest_progress import leave_files, print_results, run_contest
+from _contest import Budget
 from _methods import GAUSS_NEWTON, Method, adam, adamw, muon
 from _mixture import MixtureOfBernoullis, SampledFisher
-from _report import require_writable
 from _task import Data, Metric, Task
-from rich.console import Console
+from _task_script import compare, parse, parser_of
 
 import tf_kfgn
 
@@ -61,26 +56,15 @@ BUDGETS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing and report; 0 if all went well."""
-    args = parse_arguments(arguments)
-    budget = BUDGETS[args.budget]
-    console = Console()
-    tf.get_logger().setLevel("ERROR")  # it would warn that each model has a function of its own
-    folder = args.out / f"mixture-{args.budget}"
-    try:
-        require_writable(folder)
-        task = make_task()
-        problem = describe(task, budget)
-        check_same_problem(folder, problem)
-        methods = {name: METHODS[name] for name in dict.fromkeys(args.methods)}
-        contest = Contest(task, BATCH_SIZE, methods, budget, folder)
-        console.print(f"{problem['title']}: {task.title}", style="bold", highlight=False)
-        results = run_contest(console, contest, budget)
-    except (ImportError, OSError) as error:
-        print(f"mixture.py: error: {error}", file=sys.stderr)
-        return 1
-    print_results(console, results, problem["error"])
-    leave_files(console, folder, contest, problem, args.command, results)
-    return 0
+    args = parse(parser_of("mixture.py", __doc__, tuple(METHODS), BUDGETS), arguments)
+    methods = {name: METHODS[name] for name in args.methods or METHODS}
+    about = {
+        "kind": "mixture",
+        "dataset": "digits",
+        "title": "Lower halves of scikit-learn's digits",
+        "error": "negative log-likelihood of a lower half, and L2 penalty",
+    }
+    return compare(args, make_task(), BATCH_SIZE, methods, BUDGETS[args.budget], about)
 
 
 def make_task() -> Task:
@@ -117,60 +101,6 @@ def make_task() -> Task:
         updates=(),
         seconds=(),
     )
-
-
-def describe(task: Task, budget: Budget) -> dict[str, Any]:
-    """What distinguishes this problem from others."""
-    (train, _), (test, _) = task.data()
-    return {
-        "kind": "mixture",
-        "dataset": "digits",
-        "title": "Lower halves of scikit-learn's digits",
-        "net": task.title,
-        "budget": budget.name,
-        "run": str(budget),
-        "error": "negative log-likelihood of a lower half, and L2 penalty",
-        "metric": task.metric.name,
-        "train_images": len(train),
-        "test_images": len(test),
-        "evaluation_images": min(1_000, len(train)),
-        "batch_size": BATCH_SIZE,
-        "seeds": list(budget.seeds),
-    }
-
-
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; exits with status 2 if it makes no sense."""
-    parser = argparse.ArgumentParser(
-        prog="mixture.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--budget",
-        choices=tuple(BUDGETS),
-        default="hour",
-        help=f"smoke: a few updates; hour: {BUDGETS['hour'].seconds:g} s for each run (default)",
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=tuple(METHODS),
-        default=list(METHODS),
-        metavar="NAME",
-        help=f"of {', '.join(METHODS)} (default: all)",
-    )
-    parser.add_argument(
-        "--out",
-        type=pathlib.Path,
-        default=pathlib.Path("figure2"),
-        metavar="DIR",
-        help="folder of the folders of runs (default: figure2)",
-    )
-    args = parser.parse_args(arguments)
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    args.command = " ".join(("python examples/mixture.py", *given))
-    return args
 
 
 if __name__ == "__main__":
