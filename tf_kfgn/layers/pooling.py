@@ -41,7 +41,8 @@ class _MaxPooling(Recording):
         [inputs], output, _ = result
         if not inputs.shape[1:].is_fully_defined() or self.overlapping():
             return Operation(self, *result)
-        return WindowOperation(self, inputs, output, self.windows(inputs, output))
+        windows = self.windows(inputs, output)
+        return WindowOperation(self, inputs, output, windows, result.again)
 
     def overlapping(self: Any) -> bool:
         """Whether an input can meet several windows."""
@@ -95,7 +96,7 @@ class GlobalAveragePooling1D(Recording, keras.layers.GlobalAveragePooling1D):
         if not static:
             return Operation(self, *result)
         windows = whole_axes(inputs, self.data_format)  # each example has its own mean
-        return WindowOperation(self, inputs, result.output, windows)
+        return WindowOperation(self, inputs, result.output, windows, result.again)
 
 
 @register

@@ -253,13 +253,14 @@ class Operation:
             )
 
     def once_more(
-        self, tape: tf.GradientTape
+        self, tape: tf.GradientTape, *, alone: bool = False
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.GradientTape]:
         """Inputs and output of a pass whose tape holds nothing but this operation.
 
-        With a single input that is the recorded pass itself.
+        With a single input that is the recorded pass itself, if not `alone`: a tape goes back to
+        its beginning, whatever it is asked for, which takes long in a deep network.
         """
-        if len(self.inputs) == 1:
+        if len(self.inputs) == 1 and not (alone and self.function is not None):
             return self.inputs, self.output, tape
         if self.function is None:
             raise ValueError(

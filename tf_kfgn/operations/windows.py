@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -30,6 +30,7 @@ class WindowOperation(Operation):
         inputs: tf.Tensor,
         output: tf.Tensor,
         windows: Sequence[np.ndarray | None],
+        function: Callable[..., tf.Tensor] | None = None,
     ) -> None:
         """Hold the ends, and the window of each place along each axis after the batch's.
 
@@ -39,13 +40,15 @@ class WindowOperation(Operation):
             output: Its output, with an axis of length 1 for every axis that was pooled away.
             windows: For each of these axes, the number of the window for each place of the
                 input; None for an axis that is not pooled.
+            function: Makes the output from the input once more.
         """
-        super().__init__(layer, inputs, output)
+        super().__init__(layer, inputs, output, function)
         self.windows = windows
 
-    def _factors(self, tape: tf.GradientTape, dtype: tf.DType) -> tf.Tensor:
+    def _factors(self, tape: tf.GradientTape, dtype: tf.DType, *, alone: bool = False) -> tf.Tensor:
         """The derivative of the sum of all outputs for each input, `(batch_size, features)`."""
-        return flattened([tape.gradient(self.output, self.input)], self.input_widths, dtype)
+        inputs, output, tape = self.once_more(tape, alone=alone)
+        return flattened(tape.gradient(output, inputs), self.input_widths, dtype)
 
     def _copied(self, rows: tf.Tensor) -> tf.Tensor:
         """`U^T` times each row: `(k, output features)` in, `(k, input features)` out."""
@@ -125,7 +128,7 @@ class WindowOperation(Operation):
     def _rows_of_factors(self, ends: Ends, dtype: tf.DType, tape: tf.GradientTape) -> tf.Tensor:
         """The factors m, a row for each example and position of the input."""
         [before] = ends.inputs
-        factors = self._factors(tape, dtype)
+        factors = self._factors(tape, dtype, alone=True)
         return tf.reshape(before.rows(factors), (-1, before.num_channels))
 
 
