@@ -15,9 +15,15 @@ from passes import MODES, compiled
 
 import tf_kfgn
 from tf_kfgn.factors.live_averages import LiveAverages
+from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.swapping.swap import stock_class
 
 N = 5
+
+
+def kind_of(operation: Any) -> type:
+    """The class of an operation; `LinearOperation` for one that is that, with more rules."""
+    return LinearOperation if isinstance(operation, LinearOperation) else type(operation)
 
 
 def normal(*shape: int, seed: int = 0) -> tf.Tensor:

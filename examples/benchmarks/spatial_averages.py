@@ -4,9 +4,9 @@
 
 For each network the factor G of each layer is compared with KFLR's, which is exact, on images of
 Fashion-MNIST, before and after some updates of Adam: the cosine of the two matrices, and the ratio
-of their traces. KFRA with `spatial="full"` stands beside where its averages fit into the memory limit.
-With `--cost` the script prints instead what new factors and a gradient take together, against a
-gradient, in the CPU time of all threads; the methods take turns.
+of their traces. KFRA with `spatial="full"` stands beside where its averages fit into the memory
+limit. With `--cost` the script prints instead what new factors and a gradient take together,
+against a gradient, in the CPU time of all threads; the methods take turns.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from stock_rules import (
     check_bitwise,
     check_rules,
     check_saving,
+    kind_of,
     moved_columns,
     normal,
     pulled,
@@ -65,7 +66,7 @@ def made(request):
 
 
 def kinds_of(tape):
-    return [type(operation) for operation in tape.operations]
+    return [kind_of(operation) for operation in tape.operations]
 
 
 def test_the_rules_are_exact(made):

@@ -11,7 +11,15 @@ import tensorflow as tf
 from brute_force import allclose, wrong
 from passes import MODES, compiled, record
 from problems import MSE, Problem, dense, random_problem, sequential
-from stock_rules import check_bitwise, check_rules, check_saving, normal, recorded, stock_of
+from stock_rules import (
+    check_bitwise,
+    check_rules,
+    check_saving,
+    kind_of,
+    normal,
+    recorded,
+    stock_of,
+)
 
 import tf_kfgn
 from tf_kfgn import layers
@@ -155,7 +163,7 @@ def test_in_training_the_slope_is_that_between_two_places(made):
     for one, other in zip(layer.variables, stock.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     [operation] = tape.operations
-    assert type(operation) is LinearOperation
+    assert kind_of(operation) is LinearOperation
     channels = [np.moveaxis(np.array(t), layer.axis, 0).reshape(t.shape[layer.axis], -1)
                 for t in (x, output)]  # fmt: skip
     ends = [np.argmin(channels[0], axis=1), np.argmax(channels[0], axis=1)]

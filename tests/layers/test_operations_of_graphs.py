@@ -11,6 +11,7 @@ from joint import check_rules
 from keras import ops
 from passes import MODES, SEED, compiled
 from problems import MSE, dense, seeded
+from stock_rules import kind_of
 
 import tf_kfgn
 from tf_kfgn.factors import KFLREstimator, KFRAEstimator
@@ -111,7 +112,7 @@ def raw(tape):
 
 def test_operations_get_the_rule_that_fits(given):
     function, kinds = given
-    assert [type(op) for op in raw(recorded(model_of(function)))] == kinds
+    assert [kind_of(op) for op in raw(recorded(model_of(function)))] == kinds
 
 
 def test_the_rules_are_exact(given):
@@ -145,7 +146,7 @@ def test_factors_are_the_same_in_every_mode(name, mode):
 @pytest.mark.parametrize("name", MIXING)
 def test_operations_along_the_batch_are_gaps(name):
     tape = recorded(model_of(MIXING[name]))
-    assert not any(op for op in raw(tape) if type(op) is not LinearOperation)
+    assert not any(op for op in raw(tape) if kind_of(op) is not LinearOperation)
     assert len(KFLREstimator()(tape, SEED)) == 2
     with pytest.raises(ValueError, match="KFRA cannot carry the curvature"):
         KFRAEstimator()(tape, SEED)

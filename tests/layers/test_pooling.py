@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from brute_force import allclose, pulled_back, wrong
-from stock_rules import check_bitwise, check_rules, check_saving, normal, recorded, stock_of
+from stock_rules import (
+    check_bitwise,
+    check_rules,
+    check_saving,
+    kind_of,
+    normal,
+    recorded,
+    stock_of,
+)
 
 import tf_kfgn
 from tf_kfgn import layers
@@ -95,7 +103,7 @@ def made(request):
 def test_the_rules_are_exact(made):
     layer, x, kind = made
     [operation] = recorded(layer, x)[1].operations
-    assert type(operation) is kind
+    assert kind_of(operation) is kind
     check_rules(layer, [x])
 
 

@@ -136,7 +136,7 @@ def _transposed(
     """The transposed Jacobian of each example times its cotangent, for each input."""
     if isinstance(operation, LinearOperation):
         return list(tf.split(operation.transpose(cotangent), operation.input_widths, axis=1))
-    inputs, output, tape = operation.once_more(tape)
+    inputs, output, tape = operation.once_more(tape, alone=True)
     return [tf.cast(x, dtype) for x in products(output, inputs, cotangent, tape)]
 
 

@@ -35,7 +35,16 @@ def joined(operations: Sequence[Operation], ends: Sequence[tf.Tensor]) -> list[O
         alone = readers[id(operation.input)] == 1
         if alone and isinstance(before, ElementwiseOperation) and len(before.inputs) == 1:
             del found[id(before)]
-            found[id(operation)] = WindowOperation(
-                operation.layer, before.input, operation.output, operation.windows
-            )
+            found[id(operation)] = _joint(before, operation)
     return list(found.values())
+
+
+def _joint(activation: Operation, maximum: WindowOperation) -> WindowOperation:
+    first, second = activation.function, maximum.function
+    both = None
+    if first is not None and second is not None:
+
+        def both(inputs: tf.Tensor) -> tf.Tensor:
+            return second(first(inputs))
+
+    return WindowOperation(maximum.layer, activation.input, maximum.output, maximum.windows, both)

@@ -35,7 +35,7 @@ from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 2048
 SPATIAL = ("auto", "full", "uncorrelated")
-MAX_FULL_WIDTH = 1024  # features with positions up to which "auto" carries all pairs of them
+MAX_FULL_WIDTH = 256  # features with positions up to which "auto" carries all pairs of them
 _MIB = 2**20
 
 
@@ -56,7 +56,7 @@ class KFRAEstimator(FactorEstimator):
         spatial: What is carried of a tensor with positions: `"full"`, the average over all pairs
             of its features; `"uncorrelated"`, that over pairs of channels, as if cotangents were
             uncorrelated between positions and alike at all of them; `"auto"`, the first for a
-            model whose tensors with positions have at most 1,024 features, else the second.
+            model whose tensors with positions have at most 256 features, else the second.
     """
 
     diagonals = "sampled"

@@ -42,7 +42,7 @@ def record_activation(
     if outputs is not inputs and not isinstance(activation, Recording):
         elementwise = any(activation is known for known in _ELEMENTWISE)
         kind = ElementwiseOperation if elementwise else Operation
-        tape.record(kind(layer, inputs, outputs))
+        tape.record(kind(layer, inputs, outputs, activation))
     return outputs
 
 

@@ -21,9 +21,14 @@ class ElementwiseOperation(Operation):
         """The derivative of each output for the first input, shaped like `output`."""
         return self.derivatives(tape)[0]
 
-    def derivatives(self, tape: tf.GradientTape) -> list[tf.Tensor]:
-        """The derivative of each output for each input, all shaped like `output`."""
-        inputs, output, tape = self.once_more(tape)
+    def derivatives(self, tape: tf.GradientTape, *, alone: bool = False) -> list[tf.Tensor]:
+        """The derivative of each output for each input, all shaped like `output`.
+
+        Args:
+            tape: The tape that recorded the operation.
+            alone: As of `once_more`.
+        """
+        inputs, output, tape = self.once_more(tape, alone=alone)
         zero = tf.UnconnectedGradients.ZERO
         return tape.gradient(output, inputs, unconnected_gradients=zero)
 
@@ -82,7 +87,7 @@ class ElementwiseOperation(Operation):
 
     def _rows_of_slopes(self, ends: Ends, dtype: tf.DType, tape: tf.GradientTape) -> tf.Tensor:
         """A row for each example and position, with the channels of each input."""
-        slopes = self.derivatives(tape)
+        slopes = self.derivatives(tape, alone=True)
         rows = [ends.output.rows(tf.cast(slope, dtype)) for slope in slopes]
         joined = rows[0] if len(rows) == 1 else tf.concat(rows, axis=-1)
         return tf.reshape(joined, (-1, joined.shape[-1]))

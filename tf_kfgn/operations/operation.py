@@ -256,15 +256,17 @@ class Operation:
             )
 
     def once_more(
-        self, tape: tf.GradientTape
+        self, tape: tf.GradientTape, *, alone: bool = False
     ) -> tuple[list[tf.Tensor], tf.Tensor, tf.GradientTape]:
         """Inputs and output of a pass whose tape holds nothing but this operation.
 
-        With a single input that is the recorded pass itself: what its gradient computes beyond the
-        input is pruned. A reduction over replicas would not be, so that such a pass is not used.
+        With a single input that is the recorded pass itself, if not `alone`: a tape goes back to
+        its beginning, whatever it is asked for, which takes long in a deep network. What it finds
+        beyond the input is pruned, but a reduction over replicas is not: a pass with one is not
+        used either.
         """
-        crosses = getattr(tape, "crosses_replicas", False) and self.function is not None
-        if len(self.inputs) == 1 and not crosses:
+        alone = alone or getattr(tape, "crosses_replicas", False)
+        if len(self.inputs) == 1 and not (alone and self.function is not None):
             return self.inputs, self.output, tape
         if self.function is None:
             raise ValueError(

@@ -160,11 +160,12 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
 
     @override
     def channels_cost(self, ends: Ends, batch_size: int) -> float:
-        taps = self.taps(ends)
-        if taps is None:
-            return super().channels_cost(ends, batch_size)
-        count, groups, rows, columns = taps.kernel.shape
-        return 2.0 * count * rows * columns * groups**2 * (rows + columns)
+        del batch_size
+        if not ends.inputs:
+            return 0.0
+        groups, columns = self.matrix.groups or 1, self.out_features
+        rows = ends.inputs[0].num_channels // groups
+        return 2.0 * groups**2 * self.matrix.in_features * columns * (rows + columns)
 
 
 class OneHotOperation(ParametrisedOperation):

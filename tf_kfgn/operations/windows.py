@@ -40,14 +40,14 @@ class WindowOperation(Operation):
             output: Its output, with an axis of length 1 for every axis that was pooled away.
             windows: For each of these axes, the number of the window for each place of the
                 input; None for an axis that is not pooled.
-            function: As for `Operation`.
+            function: Makes the output from the input once more.
         """
         super().__init__(layer, inputs, output, function)
         self.windows = windows
 
-    def _factors(self, tape: tf.GradientTape, dtype: tf.DType) -> tf.Tensor:
+    def _factors(self, tape: tf.GradientTape, dtype: tf.DType, *, alone: bool = False) -> tf.Tensor:
         """The derivative of the sum of all outputs for each input, `(batch_size, features)`."""
-        inputs, output, tape = self.once_more(tape)
+        inputs, output, tape = self.once_more(tape, alone=alone)
         return flattened(tape.gradient(output, inputs), self.input_widths, dtype)
 
     def _copied(self, rows: tf.Tensor) -> tf.Tensor:
@@ -128,7 +128,7 @@ class WindowOperation(Operation):
     def _rows_of_factors(self, ends: Ends, dtype: tf.DType, tape: tf.GradientTape) -> tf.Tensor:
         """The factors m, a row for each example and position of the input."""
         [before] = ends.inputs
-        factors = self._factors(tape, dtype)
+        factors = self._factors(tape, dtype, alone=True)
         return tf.reshape(before.rows(factors), (-1, before.num_channels))
 
 

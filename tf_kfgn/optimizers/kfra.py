@@ -17,7 +17,7 @@ class KFRA(GaussNewton):
     """Optimizer with Kronecker-factored recursive approximation of the Gauss-Newton matrix.
 
     The factors are not sampled, and their cost does not grow with the number of outputs. On images
-    and sequences of more than a thousand features it carries averages over pairs of channels
+    and sequences of more than a few hundred features it carries averages over pairs of channels
     alone, at KFAC's cost.
 
     Takes the arguments of `GaussNewton`, which describes them, and two of its own.
@@ -30,7 +30,7 @@ class KFRA(GaussNewton):
             over pairs of channels, as if cotangents were uncorrelated between positions and alike
             at all of them; an operation without a rule for these gets one sampled cotangent for
             each example. Defaults to `"auto"`: the first if no such tensor of the model has more
-            than 1,024 features, else the second. A model without positions has the same factors
+            than 256 features, else the second. A model without positions has the same factors
             either way.
 
     ```python
