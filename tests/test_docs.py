@@ -428,6 +428,8 @@ def test_the_code_of_a_docstring(place, tmp_path, monkeypatch):
         "tape": tape,
         "gradients": tape.gradient(loss, model.trainable_variables),
         "objective": lambda: tape.loss_of(model(x)),
+        "strategy": tf.distribute.get_strategy(),
+        "dataset": tf.data.Dataset.from_tensor_slices((x, y)).batch(10),
     }
     code = docstring_blocks()[place].replace("[..., ", "[")  # callbacks of your own
     code = code.replace("epochs=100", "epochs=3")
