@@ -57,9 +57,8 @@ def test_what_is_recommended_costs_at_most_a_third_more_than_the_cheapest(archit
 
 
 def test_always_the_same_method_would_cost_more():
-    rows = measured().values()
-    for name in ("KFRA", "KFLR"):  # KFAC is always cheap
-        assert any(row[name][0] > 1.3 * min(row[other][0] for other in NAMES) for row in rows)
+    rows = measured().values()  # KFRA and KFAC are always cheap
+    assert any(row["KFLR"][0] > 1.3 * min(row[other][0] for other in NAMES) for row in rows)
 
 
 # The counts
