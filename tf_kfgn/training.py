@@ -19,6 +19,7 @@ from tf_kfgn._keras.models import (
 )
 from tf_kfgn.layers.casting import RecordsCasts
 from tf_kfgn.layers.parts import start_recording
+from tf_kfgn.numerics.batch_sizes import batch_sizes_of_fit
 from tf_kfgn.numerics.structures import first_tensor
 from tf_kfgn.optimizers import gauss_newton_of
 from tf_kfgn.optimizers.failure_log import logging_failures
@@ -26,7 +27,6 @@ from tf_kfgn.optimizers.wrapping import build_once, delegates_to_several, make_u
 from tf_kfgn.recording.active import active_tape
 from tf_kfgn.recording.part import (
     batch_size_of,
-    batch_size_of_fit,
     can_be_divided,
     first_examples,
     rows_of_an_example,
@@ -65,17 +65,18 @@ class CurvatureTraining(WithoutOptimizerInSavedModel, RecordsCasts, _Mixin):
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """Train as Keras does; a warning tells of updates that could not be made."""
         given = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
+        x, batch_size = given.get("x"), given.get("batch_size")
         optimizer: Any = getattr(self, "optimizer", None)
         ours = gauss_newton_of(optimizer) or optimizer
         check_fit(
             self.distribute_strategy.num_replicas_in_sync,
-            given.get("x"),
-            given.get("batch_size"),
+            x,
+            batch_size,
             self.steps_per_execution,
             getattr(ours, "gradient_accumulation_steps", None),
         )
-        with logging_failures(getattr(self, "optimizer", None)):
-            self._size_of_batches = batch_size_of_fit(args, kwargs)
+        with logging_failures(optimizer):
+            self._size_of_batches, _ = batch_sizes_of_fit(x, batch_size)
             try:
                 return super().fit(*args, **kwargs)
             finally:

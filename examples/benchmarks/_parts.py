@@ -122,9 +122,9 @@ def measure(
 
 
 def step_of(problem: Problem) -> Graph:
-    """One update as a graph."""
-    step = tf.function(lambda: problem.model.train_step((problem.x, problem.y)))
-    return lambda: step()
+    """One update as a graph, traced as `fit` does."""
+    data = (problem.x, problem.y)
+    return tf.function(lambda: problem.model.train_step(data), autograph=False)
 
 
 def seconds_of(graph: Graph, clock: Callable[[], float] = time.process_time) -> float:
@@ -214,7 +214,7 @@ def graphs_of(plain: Problem, ours: Problem, optimizer: GaussNewton) -> dict[str
         "preconditioning": preconditioning,
         "comparison": lambda: objective(plain),
     }
-    return {name: tf.function(function) for name, function in named.items()}
+    return {name: tf.function(function, autograph=False) for name, function in named.items()}
 
 
 def dense(gradients: list[Any]) -> list[tf.Tensor]:

@@ -10,9 +10,9 @@ from updates import MSE, batches, made_eager, recorded
 
 import tf_kfgn
 from tf_kfgn.blocks import collection
+from tf_kfgn.numerics.batch_sizes import batch_sizes_of_fit
 from tf_kfgn.recording.part import (
     batch_size_of,
-    batch_size_of_fit,
     can_be_divided,
     rows_of_an_example,
 )
@@ -108,20 +108,24 @@ def test_rows_that_are_the_same_tell_the_same():
 
 
 @pytest.mark.parametrize(
-    ("call", "expected"),
+    ("given", "expected"),
     [
-        (((np.zeros((600, 2)),), {}), 32),
-        (((np.zeros((600, 2)),), {"batch_size": 512}), 512),
-        (((np.zeros((600, 2)), None, 1000), {}), 600),
-        (((), {"x": [np.zeros((50, 2)), None], "batch_size": 40}), 40),
-        (((tf.data.Dataset.from_tensors(np.zeros(3)),), {}), None),
-        (((iter([np.zeros((4, 2))]),), {}), None),
-        (((), {"wrong": 1}), None),
-        (((np.zeros((600, 2)),), {"batch_size": "many"}), None),
+        ((np.zeros((600, 2)),), (32, 24)),
+        ((np.zeros((600, 2)), 512), (512, 88)),
+        ((np.zeros((600, 2)), 1000), (600, 600)),
+        (([np.zeros((50, 2)), None], np.int64(25)), (25, 25)),
+        ((np.zeros((0, 2)),), (0, None)),
+        ((tf.data.Dataset.from_tensors(np.zeros((4, 3))),), (4, None)),
+        ((tf.data.Dataset.from_tensors(np.zeros(())),), (None, None)),
+        ((iter([np.zeros((4, 2))]),), (None, None)),
+        ((None,), (None, None)),
+        (([],), (None, None)),
+        ((np.zeros((600, 2)), "many"), (None, None)),
+        ((np.zeros((600, 2)), 0), (None, None)),
     ],
 )
-def test_fit_knows_how_large_the_batches_of_arrays_are(call, expected):
-    assert batch_size_of_fit(*call) == expected
+def test_fit_knows_how_large_the_batches_of_arrays_are(given, expected):
+    assert batch_sizes_of_fit(*given) == expected
 
 
 def test_tensors_know_it_where_all_agree():

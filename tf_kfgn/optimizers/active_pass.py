@@ -86,12 +86,15 @@ def recorded_pass(
     context = tf.distribute.get_replica_context()
     recorded = recorded._replace(replica_context=context)
     key = _place()
+    outer = _OF_REPLICAS.get(key)
     _OF_REPLICAS[key] = recorded
     try:
         with PASS.using(recorded):
             yield
     finally:
         del _OF_REPLICAS[key]
+        if outer is not None:
+            _OF_REPLICAS[key] = outer
 
 
 def active_pass() -> RecordedPass:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-# What `fit` takes where no `batch_size` is given.
-_DEFAULT_BATCH_SIZE = 32
+from tf_kfgn.numerics.structures import is_array
 
 
 def batch_size_of(data: Any) -> int | None:
@@ -19,26 +17,8 @@ def batch_size_of(data: Any) -> int | None:
     Args:
         data: A structure of tensors, some of which may be None.
     """
-    sizes = {leaf.shape[0] for leaf in tf.nest.flatten(data) if _is_array(leaf)}
+    sizes = {leaf.shape[0] for leaf in tf.nest.flatten(data) if is_array(leaf)}
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def batch_size_of_fit(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Examples in the batches that `fit` makes of arrays; None where it is given batches.
-
-    Args:
-        args: What `fit` is called with.
-        kwargs: The same, by name.
-    """
-    try:
-        given = inspect.signature(keras.Model.fit).bind(None, *args, **kwargs).arguments
-    except TypeError:  # which `fit` is about to say
-        return None
-    leaves = [leaf for leaf in tf.nest.flatten(given.get("x")) if leaf is not None]
-    if not leaves or not all(_is_array(leaf) for leaf in leaves):
-        return None
-    size = given.get("batch_size") or _DEFAULT_BATCH_SIZE
-    return min(size, len(leaves[0])) if isinstance(size, int) else None
 
 
 def rows_of_an_example(outputs: Any) -> int:
@@ -47,7 +27,7 @@ def rows_of_an_example(outputs: Any) -> int:
     Args:
         outputs: A structure of tensors of shape `(batch_size, *, features)`.
     """
-    shapes = [leaf.shape[1:-1] for leaf in tf.nest.flatten(outputs) if _is_array(leaf)]
+    shapes = [leaf.shape[1:-1] for leaf in tf.nest.flatten(outputs) if is_array(leaf)]
     return min((shape.num_elements() or 1 for shape in shapes), default=1)
 
 
@@ -62,7 +42,7 @@ def can_be_divided(model: keras.Model, data: Any) -> bool:
     """
     shapes = [tensor.shape for tensor in getattr(model, "inputs", None) or []]
     return all(not shape or shape[0] is None for shape in shapes) and all(
-        _is_array(leaf) for leaf in tf.nest.flatten(data) if leaf is not None
+        is_array(leaf) for leaf in tf.nest.flatten(data) if leaf is not None
     )
 
 
@@ -83,10 +63,3 @@ def first_examples(data: Any, fraction: float) -> Any:
         return values[: tf.cast(tf.math.ceil(fraction * count), tf.int32)]
 
     return tf.nest.map_structure(first, data)
-
-
-def _is_array(leaf: Any) -> bool:
-    """Whether it is dense and has rows."""
-    if isinstance(leaf, (tf.RaggedTensor, tf.SparseTensor)):
-        return False
-    return tf.TensorShape(getattr(leaf, "shape", ())).rank not in (None, 0)

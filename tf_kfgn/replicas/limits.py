@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import tensorflow as tf
+from tf_kfgn.numerics.batch_sizes import batch_sizes_of_fit
 
 _LOGGER = logging.getLogger("tf_kfgn")
-
-# Of `fit`, where it is given arrays.
-_BATCH_SIZE = 32
 
 
 def check_fit(
@@ -45,7 +42,7 @@ def check_fit(
             f"{replicas} replicas, with any optimizer. Pass gradient_accumulation_steps=None; the "
             "replicas share a larger batch instead."
         )
-    batch, last = batch_sizes(x, batch_size)
+    batch, last = batch_sizes_of_fit(x, batch_size)
     if batch is not None and batch % replicas:
         raise ValueError(
             f"Keras cannot share a batch of {batch} examples among {replicas} replicas. Pass a "
@@ -58,16 +55,3 @@ def check_fit(
             last,
             replicas,
         )
-
-
-def batch_sizes(x: Any, batch_size: int | None) -> tuple[int | None, int | None]:
-    """The examples of a batch, and of the last one of an epoch; None for one that is not known."""
-    if isinstance(x, tf.data.Dataset):
-        shape = tf.nest.flatten(x.element_spec)[0].shape
-        return (shape[0] if shape.rank else None), None
-    first = tf.nest.flatten(x)[0]
-    shape = getattr(first, "shape", None)
-    if not shape or not hasattr(first, "dtype"):
-        return None, None
-    batch = min(batch_size or _BATCH_SIZE, shape[0])
-    return batch, shape[0] % batch or batch
