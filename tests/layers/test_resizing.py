@@ -81,7 +81,7 @@ def made(request):
 def test_the_rules_are_exact(made):
     layer, x = made
     [operation] = recorded(layer, x)[1].operations
-    assert type(operation) is LinearOperation
+    assert isinstance(operation, LinearOperation)
     check_rules(layer, [x])
 
 
