@@ -4,8 +4,8 @@
     python examples/few_outputs.py --net convolutional
 
 Trains a dense or a convolutional net on MNIST, or on data in its format that MNIST_DIR names. KFLR,
-KFAC and, for the dense net, KFRA run with their defaults; Adam, AdamW and Muon are searched as in
-`figure2.py`, whose way with runs, seconds and files this has too. `runs.csv` has the training
+KFAC and KFRA run with their defaults; Adam, AdamW and Muon are searched as in `figure2.py`, whose
+way with runs, seconds and files this has too. `runs.csv` has the training
 objective, the objective on test images, and the part of them that is classified wrongly.
 """
 
@@ -41,7 +41,6 @@ METHODS: dict[str, Method] = {
     "adamw": adamw(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)._replace(schedule=SCHEDULE),
     "muon": muon(3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)._replace(schedule=SCHEDULE),
 }
-NOT_CONVOLUTIONAL = ("kfra",)  # an average over all positions and channels would not fit
 BUDGETS = {
     "smoke": Budget("smoke", None, 4, 3, (0,), widenings=0, rounds=1, paced_updates=1),
     "hour": Budget("hour", seconds=20.0),
@@ -60,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "MNIST_DIR, or Keras downloads MNIST)",
     )
     args = parse(parser, arguments)
-    chosen = args.methods or METHODS
-    if args.net == "convolutional":
-        chosen = [name for name in chosen if name not in NOT_CONVOLUTIONAL]
-    methods = {name: METHODS[name] for name in chosen}
+    methods = {name: METHODS[name] for name in args.methods or METHODS}
     about = {
         "kind": "classes",
         "dataset": "mnist",
