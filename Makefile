@@ -15,7 +15,7 @@ PIP_INSTALL = -m pip install -qq
 PACKAGE := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figure2 results bench-everyday test test-oldest test-newest lint docs clean
+.PHONY: help demo figure2 results bench-everyday test fuzz test-oldest test-newest lint docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pip runs must not write into one environment
 
@@ -44,6 +44,10 @@ bench-everyday: $(VENV)/.examples  ## compare with tuned first-order methods on 
 test: $(VENV)/.test $(VENV)/.examples  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
 
+FUZZ ?= 20
+fuzz: $(VENV)/.test $(VENV)/.examples  ## try FUZZ times as many random networks, arguments and files, others each time
+	FUZZ=$(FUZZ) $(VENV)/bin/python -m pytest -n 2 --dist worksteal tests/fuzz
+
 test-oldest: $(OLDEST)/.oldest  ## run the tests with the oldest supported requirements (Python < 3.13)
 	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal
 
@@ -68,7 +72,7 @@ docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
 	$(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove the environments, caches, demo results and the built documentation
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday figure2 breakdown site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday figure2 breakdown site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find examples tests tf_kfgn -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file an environment, and one for each extra installed into it.

@@ -10,6 +10,7 @@ say. It trains nothing, but for one small net whose curvature it compares with t
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from _saved_contest import SavedContest, read_contests
 from _small_net import NET, UPDATES, curvature_errors
 
 FOLDER = pathlib.Path(__file__).parent
+FIGURES = FOLDER.parent / "docs"
 ORDER = ("curves", "faces", "mnist")
 HEAD = """# Results
 
@@ -38,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
         require_writable(args.out)
+        require_writable(args.figures)
         contests = read_contests(args.runs, smoke=args.smoke)
     except OSError as error:
         print(f"report.py: error: {error}", file=sys.stderr)
@@ -53,10 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parts = [HEAD]
     panels = choose_panels(contests)
     if panels:
-        draw_panels(panels, args.out / "figure2.png")
+        figure = args.figures / "figure2.png"
+        draw_panels(panels, figure)
+        link = pathlib.Path(os.path.relpath(figure, args.out)).as_posix()
         titles = ", ".join(contest.problem["title"] for contest in panels)
         parts.append(
-            "## Figure 2\n\n![Error against seconds and against updates](figure2.png)\n\n"
+            f"## Figure 2\n\n![Error against seconds and against updates]({link})\n\n"
             f"{titles}; the net of Botev et al. (2017), {panels[0].problem['activation']} units. A "
             "line is the median over seeds of the loss of the batches, averaged over a window of "
             "ten; a band reaches from the lowest seed to the highest. Dashed: with curvature "
@@ -170,7 +175,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         type=pathlib.Path,
         default=FOLDER,
         metavar="DIR",
-        help="folder for RESULTS.md and its figures (default: that of this script)",
+        help="folder for RESULTS.md (default: that of this script)",
+    )
+    parser.add_argument(
+        "--figures",
+        type=pathlib.Path,
+        default=FIGURES,
+        metavar="DIR",
+        help="folder for the figure (default: that of the documentation)",
     )
     parser.add_argument("--smoke", action="store_true", help="take runs of the smoke budget too")
     parser.add_argument(

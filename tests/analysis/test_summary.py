@@ -43,6 +43,14 @@ def test_rows_say_what_each_block_is(capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_the_optimizer_is_found_inside_of_what_wraps_it(capsys):
+    made = model()
+    wrapped = keras.optimizers.LossScaleOptimizer(tf_kfgn.KFAC(max_factor_size=64, seed=0))
+    made.compile(optimizer=wrapped, loss="mse")
+    assert tf_kfgn.curvature_summary(made)["wide"]["A"] == (129, 1)
+    assert "KFAC" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -55,8 +55,9 @@ def save(parts, folder, methods, **problem):
 
 def written(parts, tmp_path):
     arguments = ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    arguments += ["--figures", str(tmp_path / "figures")]
     assert parts.report.main([*arguments, "--no-curvature"]) == 0
-    assert (tmp_path / "out" / "figure2.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figures" / "figure2.png").read_bytes().startswith(b"\x89PNG")
     return (tmp_path / "out" / "RESULTS.md").read_text()
 
 
@@ -65,6 +66,7 @@ def test_the_report_has_the_runs_and_says_what_they_say(parts, tmp_path):
     save(parts, tmp_path / "runs" / "two", [KFRA, KFAC], budget="smoke", title="left out")
     text = written(parts, tmp_path)
     assert "left out" not in text
+    assert "](../figures/figure2.png)" in text
     assert "| KFRA |  |  | 0.5 | 20 | 11.00 (10.00 to 12.00) | 11.00 | 11.00 |" in text
     assert "- Adam: 0.001: 50.00, **0.01: 20.00**, 0.1: diverged\n" in text
     assert "python it" in text and "seeds 0, 1, 2" in text
@@ -97,5 +99,6 @@ def test_what_is_saved_is_what_is_read(parts, tmp_path):
 
 
 def test_without_runs_there_is_no_report(parts, tmp_path, capsys):
-    assert parts.report.main(["--runs", str(tmp_path), "--out", str(tmp_path)]) == 1
+    folders = ["--out", str(tmp_path), "--figures", str(tmp_path)]
+    assert parts.report.main(["--runs", str(tmp_path), *folders]) == 1
     assert "has no finished runs" in capsys.readouterr().err

@@ -358,6 +358,7 @@ def test_a_preconditioner_halves_the_iterations_at_least():
         ({"curvature_fraction": 0.0}, r"`curvature_fraction`.*received 0\.0"),
         ({"curvature_fraction": 2.0}, r"`curvature_fraction` must be at most 1, received 2\.0"),
         ({"preconditioner": "adam"}, "`preconditioner` must be None or one of.*received 'adam'"),
+        ({"preconditioner": []}, r"`preconditioner` must be None or one of.*received \[\]"),
         ({"num_samples": 2}, "`num_samples` is no argument of the preconditioner None"),
         ({"preconditioner": "kfra", "num_columns": 2}, "`num_columns` is no argument.*'kfra'"),
         ({"preconditioner": "kfac", "num_samples": 0}, "num_samples.*received 0"),

@@ -36,8 +36,17 @@ def compiled_losses(loss: Any, y: Any, outputs: Any) -> tuple[list[CompiledLoss]
 
     Returns:
         The losses, and the names of the outputs.
+
+    Raises:
+        ValueError: If Keras cannot read them.
     """
-    compiled = built_loss(loss, y, outputs)
+    try:
+        compiled = built_loss(loss, y, outputs)
+    except TypeError as error:
+        raise ValueError(
+            f"`loss` does not fit the outputs of the model: received {loss!r} for outputs of the "
+            f"structure {keras.tree.map_structure(lambda output: output.shape, outputs)}."
+        ) from error
     names = keras.tree.flatten(compiled.output_names)
     flat = [CompiledLoss(path, one, weight) for path, one, weight, _ in compiled._flat_losses]
     return flat, tuple(name for name in names if name is not None)

@@ -20,6 +20,7 @@ from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import KFRA, GaussNewton, HessianFree
+from tf_kfgn.optimizers.wrapping import gauss_newton_of
 from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -40,7 +41,7 @@ def curvature_summary(
     Args:
         model: A built Keras model.
         optimizer: The optimizer whose settings count. Defaults to the one the model was compiled
-            with if it is one of `tf_kfgn`, or else `KFRA()`.
+            with if it is one of `tf_kfgn`, or wraps one, or else `KFRA()`.
         x: One example or more to call the model with, from which the number of shared positions
             is seen. Defaults to zeros in the shapes of `model.inputs`.
         batch_size: Examples in a batch, for the estimate of `"work"`.
@@ -68,8 +69,7 @@ def curvature_summary(
     if not isinstance(optimizer, (GaussNewton, type(None))):
         raise ValueError(f"`optimizer` must be one of tf_kfgn's, received {optimizer!r}.")
     if optimizer is None:
-        compiled = getattr(model, "optimizer", None)
-        optimizer = compiled if isinstance(compiled, GaussNewton) else KFRA()
+        optimizer = gauss_newton_of(getattr(model, "optimizer", None)) or KFRA()
     with recording(model):
         blocks = find_blocks(model.trainable_variables, optimizer.max_factor_size)
         operations, *outputs = _recorded(model, x)

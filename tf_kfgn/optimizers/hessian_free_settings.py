@@ -67,7 +67,8 @@ class Preconditioning:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        if self.preconditioner is not None and self.preconditioner not in ESTIMATORS:
+        named = isinstance(self.preconditioner, str) and self.preconditioner in ESTIMATORS
+        if self.preconditioner is not None and not named:
             raise ValueError(
                 f"`preconditioner` must be None or one of {sorted(ESTIMATORS)}, received "
                 f"{self.preconditioner!r}."
