@@ -153,9 +153,9 @@ def test_enough_damping_inverts_an_indefinite_factor():
 
 
 def test_cholesky_inverse_is_the_inverse_of_positive_definite_matrices_only():
-    A = positive(IN, 0)
-    allclose(factor.cholesky_inverse(tf.constant(A)), np.linalg.inv(A))
-    assert not factor.is_finite(factor.cholesky_inverse(tf.constant(-A)))
+    A, unit = positive(IN, 0), tf.eye(IN, dtype=tf.float64)
+    allclose(factor.cholesky_inverse(tf.constant(A), unit), np.linalg.inv(A))
+    assert not factor.is_finite(factor.cholesky_inverse(tf.constant(-A), unit))
     assert factor.is_finite(tf.constant(A))
 
 

@@ -48,7 +48,7 @@ class Block(abc.ABC):
     @property
     @abc.abstractmethod
     def slots(self) -> list[Slot]:
-        """The tensors of the state."""
+        """The tensors of the state: averages, as `estimate` has them, and then their inverses."""
 
     @abc.abstractmethod
     def state(self, values: Sequence[Any]) -> Any:

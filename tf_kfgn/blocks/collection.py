@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.factor import is_finite
+from tf_kfgn.numerics.choice import select
 
 States = list[Any]
 Estimates = Sequence[Sequence[tf.Tensor]]
@@ -17,6 +18,40 @@ Estimates = Sequence[Sequence[tf.Tensor]]
 def estimates(blocks: Sequence[Block], states: States) -> list[tuple[tf.Tensor, ...]]:
     """The averages of every block, in the form in which new estimates come."""
     return [block.estimate(state) for block, state in zip(blocks, states, strict=True)]
+
+
+def with_estimates(blocks: Sequence[Block], states: States, new: Estimates) -> States:
+    """The same states with other averages.
+
+    Args:
+        blocks: The blocks.
+        states: One state for each block.
+        new: The averages of each block, as `estimates` gives them.
+    """
+    inverses_of = zip(blocks, new, inverses(blocks, states), strict=True)
+    return [block.state([*averages, *others]) for block, averages, others in inverses_of]
+
+
+def inverses(blocks: Sequence[Block], states: States) -> list[tuple[tf.Tensor, ...]]:
+    """What a state has besides averages."""
+    return [
+        tuple(state)[len(averages) :]
+        for state, averages in zip(states, estimates(blocks, states), strict=True)
+    ]
+
+
+def with_inverses(
+    blocks: Sequence[Block], states: States, new: Sequence[Sequence[tf.Tensor]]
+) -> States:
+    """The same states with other inverses.
+
+    Args:
+        blocks: The blocks.
+        states: One state for each block.
+        new: The inverses of each block, as `inverses` gives them.
+    """
+    averages_of = zip(blocks, estimates(blocks, states), new, strict=True)
+    return [block.state([*averages, *others]) for block, averages, others in averages_of]
 
 
 def average(
@@ -39,8 +74,9 @@ def average(
     ]
     averages = [tensor for estimate in estimates(blocks, mixed) for tensor in estimate]
     finite = tf.reduce_all([is_finite(tensor) for tensor in averages])
-    # A selection would copy every inverse besides, which an average leaves as it is.
-    return tf.cond(finite, lambda: mixed, lambda: list(states)), finite
+    old = [tensor for estimate in estimates(blocks, states) for tensor in estimate]
+    chosen = tf.nest.pack_sequence_as(estimates(blocks, mixed), select(finite, averages, old))
+    return with_estimates(blocks, states, chosen), finite
 
 
 def invert(

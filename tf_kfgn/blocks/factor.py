@@ -19,8 +19,10 @@ def identity(shape: tuple[int, ...], dtype: tf.DType) -> tf.Tensor:
 
 def mean_diagonal(factor: tf.Tensor) -> tf.Tensor:
     """Mean of the diagonal, for each group: shape `([groups,] 1, 1)`."""
-    diagonal = factor if is_diagonal(factor) else tf.linalg.diag_part(factor)[..., None]
-    return tf.reduce_mean(diagonal, axis=(-2, -1), keepdims=True)
+    if is_diagonal(factor):
+        return tf.reduce_mean(factor, axis=-2, keepdims=True)
+    mean = tf.reduce_mean(tf.linalg.diag_part(factor), axis=-1, keepdims=True)
+    return tf.expand_dims(mean, -1)
 
 
 def damped_inverse(factor: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
@@ -33,12 +35,17 @@ def damped_inverse(factor: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
     if is_diagonal(factor):
         damped = factor + damping
         return tf.where(damped > 0, 1 / damped, tf.constant(float("nan"), factor.dtype))
-    return cholesky_inverse(factor + damping * identity(tuple(factor.shape), factor.dtype))
+    unit = identity(tuple(factor.shape), factor.dtype)
+    return cholesky_inverse(factor + damping * unit, unit)
 
 
-def cholesky_inverse(matrix: tf.Tensor) -> tf.Tensor:
-    """Inverse of symmetric positive definite matrices; not finite if one is not that."""
-    unit = identity(tuple(matrix.shape), matrix.dtype)
+def cholesky_inverse(matrix: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
+    """Inverse of symmetric positive definite matrices; not finite if one is not that.
+
+    Args:
+        matrix: The matrices.
+        unit: The identity in their shape.
+    """
     root_inverse = tf.linalg.triangular_solve(tf.linalg.cholesky(matrix), unit)
     return tf.matmul(root_inverse, root_inverse, transpose_a=True)
 

@@ -83,13 +83,19 @@ def with_factors(
     new = replicas.conditional(due, estimate, lambda: collection.estimates(layout.blocks, states))
     count = tf.cast(scalars.factor_updates + 1, scalars.damping.dtype)
     decay = tf.minimum(1 - 1 / count, settings.curvature_decay)
-    states, accepted = tf.cond(
-        due,
-        lambda: collection.average(layout.blocks, states, new, decay),
-        lambda: (states, tf.constant(False)),
+
+    def mixed() -> tuple[Estimates, tf.Tensor]:
+        averaged, accepted = collection.average(layout.blocks, states, new, decay)
+        return collection.estimates(layout.blocks, averaged), accepted
+
+    # What a condition hands on costs operations, so nothing that stays as it is.
+    averages, accepted = tf.cond(
+        due, mixed, lambda: (collection.estimates(layout.blocks, states), tf.constant(False))
     )
     updates = scalars.factor_updates + tf.cast(accepted, tf.int64)
-    return memory._replace(blocks=states).with_scalars(factor_updates=updates)
+    return memory._replace(
+        blocks=collection.with_estimates(layout.blocks, states, averages)
+    ).with_scalars(factor_updates=updates)
 
 
 def with_inverses(
@@ -106,11 +112,15 @@ def with_inverses(
     old = (scalars.inverse_age == 0) | (scalars.inverse_age >= settings.inverse_period)
     outgrown = scalars.damping > STALE * scalars.inverted_damping
     due = (early | old | outgrown) & (scalars.factor_updates > 0)
-    states, failures = tf.cond(
-        due,
-        lambda: collection.invert(layout.blocks, states, layout.block_dampings(scalars.damping)),
-        lambda: (states, tf.zeros((), tf.int64)),
-    )
+    kept = collection.inverses(layout.blocks, states)
+
+    def inverted() -> tuple[Estimates, tf.Tensor]:
+        dampings = layout.block_dampings(scalars.damping)
+        renewed, failures = collection.invert(layout.blocks, states, dampings)
+        return collection.inverses(layout.blocks, renewed), failures
+
+    inverses, failures = tf.cond(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))
+    states = collection.with_inverses(layout.blocks, states, inverses)
     failed = failures > 0
     age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
     return memory._replace(blocks=states).with_scalars(

@@ -329,7 +329,7 @@ class GaussNewton(Stateful, abc.ABC):
         refreshed = update.refresh(
             self.settings, self.layout, memory, tape, estimate, iteration, is_last_batch
         )
-        self.memory.write(refreshed)
+        self.memory.write(refreshed, memory)
 
     @override
     @contextlib.contextmanager
@@ -386,8 +386,8 @@ class GaussNewton(Stateful, abc.ABC):
         Args:
             batch: What the batch brings.
         """
-        memory = update.move(self.settings, self.layout, self.memory.read(), batch)
-        self.memory.write(memory)
+        memory = self.memory.read()
+        self.memory.write(update.move(self.settings, self.layout, memory, batch), memory)
 
     def _whole_gradient(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> list[tf.Tensor]:
         """The gradient summed over replicas; zeros where the objective gave none."""

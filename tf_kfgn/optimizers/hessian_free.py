@@ -283,8 +283,9 @@ class HessianFree(GaussNewton):
             super().refresh_curvature(tape)
             return
         iteration = tf.cast(self.iterations, tf.int64)
-        memory = with_initial_damping(self.settings, self.memory.read(), tape, iteration)
-        self.memory.write(memory)
+        memory = self.memory.read()
+        damped = with_initial_damping(self.settings, memory, tape, iteration)
+        self.memory.write(damped, memory)
 
     @override
     def move(self, batch: Batch) -> None:
@@ -299,15 +300,11 @@ class HessianFree(GaussNewton):
                 "HessianFree does not run on several replicas: its products with the Gauss-Newton "
                 "matrix are those of one. Train on one device, or take KFRA, KFLR or KFAC."
             )
+        old = self.memory.read()
         memory, search = hessian_free_update.move(
-            self.settings,
-            self.search,
-            self.layout,
-            self.memory.read(),
-            self.memory.read_search(),
-            batch,
+            self.settings, self.search, self.layout, old, self.memory.read_search(), batch
         )
-        self.memory.write(memory)
+        self.memory.write(memory, old)
         self.memory.write_search(search)
 
     @override

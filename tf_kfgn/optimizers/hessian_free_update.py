@@ -24,6 +24,7 @@ from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.numerics.choice import select
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers import bounds
 from tf_kfgn.optimizers.backtracking import go_back
@@ -43,7 +44,7 @@ from tf_kfgn.optimizers.proposal import Proposal, scaled, zero_unless
 from tf_kfgn.optimizers.retreat import seems_astray
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.step_size import dot
-from tf_kfgn.optimizers.update import Trial, judged, select, with_step, without_last_step
+from tf_kfgn.optimizers.update import Trial, judged, with_step, without_last_step
 
 # In units of the initial damping: a τ of 0 could not grow again.
 LEAST_DAMPING = 1e-12

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from tf_kfgn.numerics.choice import select, zeros_if
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.proposal import Proposal, zero_unless
 from tf_kfgn.optimizers.settings import Settings
@@ -85,9 +86,9 @@ def with_reserve_of(memory: Memory, other: Memory, now: tf.Tensor) -> Memory:
     if not memory.reserve:
         return memory
     count, others = memory.scalars.averaged_steps, other.scalars.averaged_steps
-    return memory._replace(
-        reserve=tf.cond(now, lambda: other.reserve, lambda: memory.reserve)
-    ).with_scalars(averaged_steps=tf.where(now, others, count))
+    return memory._replace(reserve=select(now, other.reserve, memory.reserve)).with_scalars(
+        averaged_steps=tf.where(now, others, count)
+    )
 
 
 def started_anew(memory: Memory, now: tf.Tensor) -> Memory:
@@ -100,8 +101,7 @@ def started_anew(memory: Memory, now: tf.Tensor) -> Memory:
     if not memory.reserve:
         return memory
     count = memory.scalars.averaged_steps
-    empty = tf.cond(now, lambda: [tf.zeros_like(r) for r in memory.reserve], lambda: memory.reserve)
-    return memory._replace(reserve=empty).with_scalars(
+    return memory._replace(reserve=zeros_if(now, memory.reserve)).with_scalars(
         averaged_steps=tf.where(now, tf.zeros_like(count), count)
     )
 

@@ -30,6 +30,7 @@ import tensorflow as tf
 from tf_kfgn import replicas
 from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.numerics.choice import select
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.averaging import running_mean, with_noise_ratio
 from tf_kfgn.optimizers.batch import Batch
@@ -271,10 +272,3 @@ def with_step(
         rejected_steps=scalars.rejected_steps + tf.cast(~taken, tf.int64),
         nonfinite_steps=scalars.nonfinite_steps + tf.cast(~finite, tf.int64),
     )
-
-
-def select(
-    condition: tf.Tensor, first: list[tf.Tensor], second: list[tf.Tensor]
-) -> list[tf.Tensor]:
-    """One of two lists of tensors; a condition hands them on where a selection would copy them."""
-    return tf.cond(condition, lambda: first, lambda: second)

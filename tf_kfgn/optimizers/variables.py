@@ -113,9 +113,18 @@ class MemoryVariables:
         """The values of the whole memory."""
         return tf.nest.map_structure(tf.convert_to_tensor, self._everything())
 
-    def write(self, memory: Memory) -> None:
-        """Store the whole memory. Must not be called inside a condition."""
-        replicas.store(tf.nest.flatten(self._everything()), tf.nest.flatten(memory))
+    def write(self, memory: Memory, old: Memory) -> None:
+        """Store what has changed. Must not be called inside a condition.
+
+        Args:
+            memory: What to store.
+            old: What was read. A tensor that is still the same is not written.
+        """
+        triples = zip(
+            *(tf.nest.flatten(each) for each in (self._everything(), memory, old)), strict=True
+        )
+        changed = [(variable, new) for variable, new, before in triples if new is not before]
+        replicas.store(*zip(*changed, strict=True))
 
     def by_name(self) -> dict[str, Any]:
         """The variables whose shapes depend on the model's, by names that do not."""
