@@ -10,6 +10,7 @@ from brute_force import allclose, loss_hessian, wrong
 from problems import MSE, dense
 
 import tf_kfgn
+from tf_kfgn._keras.models import compiled_loss
 from tf_kfgn.losses import SquaredError, resolve_loss
 
 losses = keras.losses
@@ -229,6 +230,50 @@ def test_rows_that_are_too_wide_for_the_general_rule_are_refused():
     with pytest.raises(ValueError, match=r"300 outputs are more than the 256"):
         likelihood_of(losses.CosineSimilarity(), wide, wide)
     assert likelihood_of(losses.KLDivergence(), wide, wide).features == 300  # diagonal
+
+
+def compiled(outputs, loss):
+    """A model of two layers in some structure of outputs, which trains eagerly."""
+    inputs = keras.Input((4,), dtype="float64")
+    made = outputs(dense(D, name="a")(inputs), dense(D, name="b")(inputs))
+    model = tf_kfgn.enable_curvature(keras.Model(inputs, made))
+    model.compile(optimizer=tf_kfgn.KFLR(seed=0), loss=loss, run_eagerly=True)
+    return model
+
+
+def test_a_loss_of_several_outputs_at_once_is_refused():
+    def of_both(y, outputs):
+        return tf.reduce_mean(tf.square(y[0] - outputs[0]) + tf.square(outputs[1]), axis=-1)
+
+    model = compiled(lambda a, b: {"pair": [a, b]}, {"pair": of_both})
+    with pytest.raises(ValueError, match=r"of_both.*several outputs at once.*loss of its own"):
+        model.train_on_batch(X, {"pair": [OUTPUTS, OUTPUTS]})
+
+
+class Split(keras.Model):
+    """Has two losses for its one output, as Keras allows."""
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return super().compute_loss(x, y, [y_pred, y_pred], sample_weight, training)
+
+
+def test_several_losses_of_one_output_are_refused():
+    inputs = keras.Input((4,), dtype="float64")
+    model = tf_kfgn.enable_curvature(Split(inputs, dense(D)(inputs)))
+    two = [MSE, losses.BinaryCrossentropy(from_logits=True, dtype="float64")]
+    model.compile(optimizer=tf_kfgn.KFLR(seed=0), loss=two, run_eagerly=True)
+    with pytest.raises(ValueError, match=r"mean_squared_error.*single output.*for each loss"):
+        model.train_on_batch(X, (OUTPUTS, BITS))
+
+
+def test_two_names_of_one_output_have_a_loss_each():
+    both = {"a": MSE, "again": losses.BinaryCrossentropy(from_logits=True, dtype="float64")}
+    model = compiled(lambda a, b: {"a": a, "again": a}, both)
+    before = model.evaluate(X, (OUTPUTS, BITS), verbose=0)
+    model.train_on_batch(X, (OUTPUTS, BITS))
+    likelihoods = resolve_loss(compiled_loss(model), (OUTPUTS, BITS), model(X), None)
+    assert [type(one.likelihood).__name__ for one in likelihoods] == ["SquaredError", "Bernoulli"]
+    assert model.evaluate(X, (OUTPUTS, BITS), verbose=0) < before
 
 
 def test_no_loss_at_all_is_refused():

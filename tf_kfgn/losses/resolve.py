@@ -117,28 +117,58 @@ def _losses_at_outputs(
         )
     losses, names = compiled_losses(loss, y, outputs)
     flat_y = tf.nest.flatten(y)
-    # Keras lets outputs without a loss go without targets too.
-    partial = not isinstance(y, dict) and (
-        len(tf.nest.flatten(outputs)) != len(flat_y) == len(losses)
-    )
+    # Keras lets outputs without a loss go without targets too, and lets outputs be one tensor,
+    # which has one name.
+    count = len(losses)
+    in_order = not isinstance(y, dict) and len(flat_y) == count
+    in_order &= len(tf.nest.flatten(outputs)) != count or 0 < len(set(names)) < count
     for index, (path, keras_loss, loss_weight) in enumerate(losses):
-        predictions = _leaf(outputs, path, names)
-        targets = flat_y[index] if partial else _leaf(y, path, names)
+        predictions = _output(outputs, path, names, keras_loss)
+        targets = flat_y[index] if in_order else _leaf(y, path, names)
         weight = sample_weight
         if tf.nest.is_nested(sample_weight):
             weight = _leaf(sample_weight, path, names)
         yield _LossAtOutput(keras_loss, loss_weight, targets, predictions, weight, path, names)
 
 
+def _output(outputs: Any, path: tuple[Any, ...], names: tuple[str, ...], loss: Any) -> tf.Tensor:
+    """The output that a loss is for.
+
+    Raises:
+        ValueError: If it is for several, or for a part of one.
+    """
+    if path and tf.is_tensor(outputs):
+        raise ValueError(
+            f"The loss {getattr(loss, 'name', loss)!r} is one of several, but the model has a "
+            "single output. Its curvature is that of a whole output: let the model return one for "
+            "each loss, or write a loss that takes the single one."
+        )
+    found = _at(outputs, path, names)
+    if len(tf.nest.flatten(found)) > 1:
+        raise ValueError(
+            f"The loss {getattr(loss, 'name', loss)!r} is for several outputs at once, of the "
+            f"structure {tf.nest.map_structure(lambda o: tuple(o.shape), found)}. Its curvature is "
+            "that of one tensor: give each output a loss of its own, or let the model concatenate "
+            "them."
+        )
+    return tf.nest.flatten(found)[0]
+
+
 def _leaf(structure: Any, path: tuple[Any, ...], names: tuple[str, ...]) -> Any:
-    """One leaf of a structure of outputs, by Keras' path to it."""
+    """One leaf of a structure of targets or outputs, by Keras' path to it."""
     if structure is None:
         return None
+    found = _at(structure, path, names)
+    leaves = tf.nest.flatten(found)
+    return leaves[0] if len(leaves) == 1 else tf.convert_to_tensor(found)  # a list of numbers
+
+
+def _at(structure: Any, path: tuple[Any, ...], names: tuple[str, ...]) -> Any:
+    """What is at a path that Keras gives, in a structure that may have names or places."""
     for key in path:
         if isinstance(key, str) and not isinstance(structure, dict):
             key = names.index(key)
         elif isinstance(key, int) and isinstance(structure, dict):
             key = names[key]
         structure = structure[key]
-    leaves = tf.nest.flatten(structure)
-    return leaves[0] if len(leaves) == 1 else tf.convert_to_tensor(structure)  # a list of numbers
+    return structure
