@@ -142,6 +142,9 @@ def work(args: argparse.Namespace) -> int:
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     batches = strategy.experimental_distribute_dataset(dataset.with_options(options))
     done = int(model.optimizer.iterations.numpy()) // int(dataset.cardinality())
+    if done > args.epochs:
+        print(f"distributed.py: error: {folder} is of {done} epochs; pass another --out")
+        return 1
     for epoch in range(done, args.epochs):
         model.reset_metrics()
         for batch in batches:
@@ -192,9 +195,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
-        "--replicas", type=positive_integer, metavar="COUNT", help="devices of this one"
+        "--replicas", type=positive_integer, metavar="COUNT", help="devices of this machine"
     )
-    how.add_argument("--workers", type=positive_integer, metavar="COUNT", help="processes to start")
+    how.add_argument("--workers", type=positive_integer, metavar="COUNT", help="processes of it")
     parser.add_argument("--epochs", type=positive_integer, default=5, help="default: 5")
     parser.add_argument(
         "--examples",
@@ -209,7 +212,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="DIR",
         help="folder for checkpoints of workers (default: demo/distributed)",
     )
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.examples < BATCH_SIZE:
+        parser.error(f"argument --examples: must be at least a batch of {BATCH_SIZE}")
+    return args
 
 
 if __name__ == "__main__":

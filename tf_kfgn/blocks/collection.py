@@ -20,38 +20,28 @@ def estimates(blocks: Sequence[Block], states: States) -> list[tuple[tf.Tensor, 
     return [block.estimate(state) for block, state in zip(blocks, states, strict=True)]
 
 
-def with_estimates(blocks: Sequence[Block], states: States, new: Estimates) -> States:
-    """The same states with other averages.
-
-    Args:
-        blocks: The blocks.
-        states: One state for each block.
-        new: The averages of each block, as `estimates` gives them.
-    """
-    inverses_of = zip(blocks, new, inverses(blocks, states), strict=True)
-    return [block.state([*averages, *others]) for block, averages, others in inverses_of]
-
-
 def inverses(blocks: Sequence[Block], states: States) -> list[tuple[tf.Tensor, ...]]:
-    """What a state has besides averages."""
+    """What each state has besides the averages."""
     return [
         tuple(state)[len(averages) :]
         for state, averages in zip(states, estimates(blocks, states), strict=True)
     ]
 
 
-def with_inverses(
-    blocks: Sequence[Block], states: States, new: Sequence[Sequence[tf.Tensor]]
+def assembled(
+    blocks: Sequence[Block], averages: Estimates, others: Sequence[Sequence[tf.Tensor]]
 ) -> States:
-    """The same states with other inverses.
+    """One state for each block.
 
     Args:
         blocks: The blocks.
-        states: One state for each block.
-        new: The inverses of each block, as `inverses` gives them.
+        averages: What `estimates` gives of a state.
+        others: What `inverses` gives of it.
     """
-    averages_of = zip(blocks, estimates(blocks, states), new, strict=True)
-    return [block.state([*averages, *others]) for block, averages, others in averages_of]
+    return [
+        block.state([*averages_of, *inverses_of])
+        for block, averages_of, inverses_of in zip(blocks, averages, others, strict=True)
+    ]
 
 
 def average(
@@ -76,7 +66,7 @@ def average(
     finite = tf.reduce_all([is_finite(tensor) for tensor in averages])
     old = [tensor for estimate in estimates(blocks, states) for tensor in estimate]
     chosen = tf.nest.pack_sequence_as(estimates(blocks, mixed), select(finite, averages, old))
-    return with_estimates(blocks, states, chosen), finite
+    return assembled(blocks, chosen, inverses(blocks, states)), finite
 
 
 def invert(

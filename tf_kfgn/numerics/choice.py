@@ -19,7 +19,8 @@ def select(
     Args:
         condition: Whether the first one, a boolean scalar.
         first: Tensors.
-        second: As many, of the same shapes and types. One that is in both lists is handed on.
+        second: As many, of the same types, and of the same shapes; a small one may have a scalar
+            for it in `first`. One that is in both lists is handed on.
     """
     chosen = list(second)
     large = []

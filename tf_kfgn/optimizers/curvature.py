@@ -93,9 +93,10 @@ def with_factors(
         due, mixed, lambda: (collection.estimates(layout.blocks, states), tf.constant(False))
     )
     updates = scalars.factor_updates + tf.cast(accepted, tf.int64)
-    return memory._replace(
-        blocks=collection.with_estimates(layout.blocks, states, averages)
-    ).with_scalars(factor_updates=updates)
+    states = collection.assembled(
+        layout.blocks, averages, collection.inverses(layout.blocks, states)
+    )
+    return memory._replace(blocks=states).with_scalars(factor_updates=updates)
 
 
 def with_inverses(
@@ -120,7 +121,8 @@ def with_inverses(
         return collection.inverses(layout.blocks, renewed), failures
 
     inverses, failures = tf.cond(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))
-    states = collection.with_inverses(layout.blocks, states, inverses)
+    averages = collection.estimates(layout.blocks, states)
+    states = collection.assembled(layout.blocks, averages, inverses)
     failed = failures > 0
     age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
     return memory._replace(blocks=states).with_scalars(

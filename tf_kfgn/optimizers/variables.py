@@ -124,7 +124,7 @@ class MemoryVariables:
             *(tf.nest.flatten(each) for each in (self._everything(), memory, old)), strict=True
         )
         changed = [(variable, new) for variable, new, before in triples if new is not before]
-        replicas.store(*zip(*changed, strict=True))
+        replicas.store([variable for variable, _ in changed], [new for _, new in changed])
 
     def by_name(self) -> dict[str, Any]:
         """The variables whose shapes depend on the model's, by names that do not."""
