@@ -109,7 +109,9 @@ class Recipe(NamedTuple):
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(dtype)
         try:
-            x = inputs = keras.Input(self.shape, dtype="int32" if self.has_tokens else None)
+            # Keras would round the inputs of a float64 model to float32.
+            exact = "float64" if dtype == "float64" else None
+            x = inputs = keras.Input(self.shape, dtype="int32" if self.has_tokens else exact)
             for step in self.steps:
                 x = step.apply(x)
             head = HEADS.get(self.loss)

@@ -50,12 +50,12 @@ def test_exact_blocks_are_those_of_brute_force(recipe, count, weighted):
         own = {n: b.numpy() for n, b in blocks.items() if n.split("/")[0] == layer.name}
         assert own, layer.name
         np.testing.assert_allclose(
-            sum(np.trace(block) for block in own.values()), np.trace(dense), atol=1e-6 * scale
+            sum(np.trace(block) for block in own.values()), np.trace(dense), atol=1e-8 * scale
         )
         if len(own) == 1:  # the order of weights is the layer's own, so compare what has none
             (block,) = own.values()
             spectra = [np.linalg.eigvalsh(matrix) for matrix in (block, dense)]
-            np.testing.assert_allclose(*spectra, atol=1e-6 * scale)
+            np.testing.assert_allclose(*spectra, atol=1e-8 * scale)
 
 
 def _assert_kronecker(recipe: Recipe, count: int, method: str) -> None:
