@@ -96,7 +96,7 @@ def on_one_device() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def on_two_replicas() -> dict[str, np.ndarray]:
-    return weights_on(2, *OPTIMIZERS, "kfra_in_half")
+    return weights_on(2, *OPTIMIZERS, "kfra_in_half", "kflr_in_bfloat16")
 
 
 @pytest.mark.slow
@@ -111,23 +111,37 @@ def test_twenty_updates_on_two_replicas_end_where_they_do_on_one_device(
 
 @pytest.mark.slow
 def test_four_replicas_end_there_too(on_one_device):
-    found = weights_on(4, "kfra")["kfra"]
-    np.testing.assert_allclose(found, on_one_device["kfra"], rtol=1e-5, atol=1e-8)
+    found = weights_on(4, *OPTIMIZERS)
+    for optimizer in OPTIMIZERS:
+        np.testing.assert_allclose(
+            found[optimizer], on_one_device[optimizer], rtol=1e-5, atol=1e-8, err_msg=optimizer
+        )
 
 
-@pytest.mark.slow
-def test_in_half_precision_they_differ_by_its_rounding(on_one_device, on_two_replicas):
-    found, expected = on_two_replicas["kfra_in_half"], on_one_device["kfra_in_half"]
+def assert_differ_by_half_precision(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=0.01)
     assert np.max(np.abs(expected)) > 0.5
 
 
+@pytest.mark.slow
+def test_in_half_precision_they_differ_by_its_rounding(on_one_device, on_two_replicas):
+    assert_differ_by_half_precision(on_two_replicas["kfra_in_half"], on_one_device["kfra_in_half"])
+
+
+@pytest.mark.slow
+def test_factors_that_travel_in_half_precision_differ_by_its_rounding(
+    on_one_device, on_two_replicas
+):
+    found, exact = on_two_replicas["kflr_in_bfloat16"], on_one_device["kflr"]
+    assert 1e-4 < np.max(np.abs(found - exact)) < 0.05 * np.max(np.abs(exact))
+
+
 def start_worker(
-    index: int, ports: list[int], folder: pathlib.Path, fatal: int
+    index: int, ports: list[int], folder: pathlib.Path, fatal: int, *problems: str
 ) -> subprocess.Popen:
     """A worker of a cluster on this machine, see `train_with_workers.py`."""
     addresses = ",".join(map(str, ports))
-    command = [sys.executable, WORKER, str(index), addresses, str(folder), str(fatal)]
+    command = [sys.executable, WORKER, str(index), addresses, str(folder), str(fatal), *problems]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -147,7 +161,9 @@ def outcomes(workers: list[subprocess.Popen]) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_two_workers_one_of_them_killed_end_from_checkpoints_where_one_device_does(tmp_path):
+def test_two_workers_one_of_them_killed_end_from_checkpoints_where_one_device_does(
+    tmp_path, on_one_device
+):
     [whole] = outcomes([start_worker(0, free_ports(1), tmp_path / "whole", -1)])
     ports, folder = free_ports(2), tmp_path / "killed"
     workers = [start_worker(index, ports, folder, 10) for index in range(2)]
@@ -156,7 +172,13 @@ def test_two_workers_one_of_them_killed_end_from_checkpoints_where_one_device_do
     assert workers[1].returncode == -signal.SIGKILL
     assert workers[0].returncode not in (0, -signal.SIGKILL)  # told that it is alone
     ports = free_ports(2)
-    found = outcomes([start_worker(index, ports, folder, -1) for index in range(2)])
+    others = (*OPTIMIZERS, "kfra_in_half")
+    found = outcomes([start_worker(index, ports, folder, -1, *others) for index in range(2)])
     assert [one["first"] for one in found] == [8, 8]
     for one in found:
         np.testing.assert_allclose(one["weights"], whole["weights"], rtol=1e-6, atol=1e-12)
+        for optimizer in OPTIMIZERS:
+            np.testing.assert_allclose(
+                one[optimizer], on_one_device[optimizer], rtol=1e-5, atol=1e-8, err_msg=optimizer
+            )
+        assert_differ_by_half_precision(one["kfra_in_half"], on_one_device["kfra_in_half"])

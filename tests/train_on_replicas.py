@@ -65,13 +65,19 @@ def half_network() -> list[Any]:
 
 
 def compiled_model(problem: str) -> keras.Model:
-    """The model of a problem: the name of an optimizer, or one in half precision."""
+    """The model of a problem.
+
+    Args:
+        problem: The name of an optimizer; `_in_half` if layers compute in half precision,
+            `_in_bfloat16` if factors travel so, and every replica inverts all blocks.
+    """
     keras.utils.set_random_seed(0)
-    name, _, half = problem.partition("_in_")
-    model = keras.Sequential(half_network() if half else whole_network())
+    name, _, narrow = problem.partition("_in_")
+    model = keras.Sequential(half_network() if narrow == "half" else whole_network())
     tf_kfgn.enable_curvature(model)
+    sending = {"sharding": None, "communication_dtype": "bfloat16"} if narrow == "bfloat16" else {}
     # Float64 needs no scaled loss; but it takes the way through the threads that scaling takes.
-    optimizer = keras.optimizers.LossScaleOptimizer(OPTIMIZERS[name](**SETTINGS))
+    optimizer = keras.optimizers.LossScaleOptimizer(OPTIMIZERS[name](**SETTINGS, **sending))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     return model

@@ -1,9 +1,10 @@
 """One worker of several that train together and write checkpoints; prints the weights, as JSON.
 
-    python train_with_workers.py INDEX PORT,PORT FOLDER FATAL_UPDATE
+    python train_with_workers.py INDEX PORT,PORT FOLDER FATAL_UPDATE [PROBLEM...]
 
 It goes on from the last checkpoint in the folder. In the update of that number, if it is reached
-from there without a restart, the second worker kills itself; -1 for never.
+from there without a restart, the second worker kills itself; -1 for never. Then the problems of
+`train_on_replicas.py` follow, without checkpoints.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import pathlib
 import signal
 import sys
 
-INDEX, PORTS, FOLDER, FATAL = sys.argv[1], sys.argv[2].split(","), sys.argv[3], sys.argv[4]
+INDEX, PORTS, FOLDER, FATAL, *PROBLEMS = sys.argv[1:]
 os.environ["TF_CONFIG"] = json.dumps(
     {
-        "cluster": {"worker": [f"localhost:{port}" for port in PORTS]},
+        "cluster": {"worker": [f"localhost:{port}" for port in PORTS.split(",")]},
         "task": {"type": "worker", "index": int(INDEX)},
     }
 )
@@ -28,9 +29,10 @@ import tensorflow as tf  # noqa: E402
 
 STRATEGY = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else of TensorFlow
 
-import tf_kfgn  # noqa: E402
+import train_on_replicas  # noqa: E402
+from train_on_replicas import BATCH_SIZE, BATCHES, SETTINGS, UPDATES  # noqa: E402
 
-UPDATES, BATCHES, BATCH_SIZE = 20, 5, 16
+import tf_kfgn  # noqa: E402
 
 
 def built_model() -> keras.Model:
@@ -45,21 +47,36 @@ def built_model() -> keras.Model:
         keras.layers.Dense(3),
     ]
     model = tf_kfgn.enable_curvature(keras.Sequential([keras.Input((6,)), *layers]))
-    optimizer = tf_kfgn.KFAC(factor_period=2, inverse_period=4, damping_period=2)
-    model.compile(optimizer, "mse", jit_compile=False)
+    model.compile(tf_kfgn.KFAC(**SETTINGS), "mse", jit_compile=False)
     return model
 
 
-def batches() -> tf.data.Dataset:
+def batches(*arrays: np.ndarray) -> tf.data.Dataset:
     """All batches of a run; each worker takes its share of every one."""
-    x = np.random.default_rng(1).normal(size=(BATCHES * BATCH_SIZE, 6))
-    whole = tf.data.Dataset.from_tensor_slices((x, np.sin(x[:, :3]))).batch(BATCH_SIZE, True)
+    whole = tf.data.Dataset.from_tensor_slices(arrays).batch(BATCH_SIZE, drop_remainder=True)
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return whole.repeat(UPDATES // BATCHES).with_options(options)
 
 
-def main() -> None:
+def weights_of(model: keras.Model) -> list[float]:
+    """All weights of a model, averages of batch normalisation among them."""
+    return np.concatenate([np.ravel(weight) for weight in model.get_weights()]).tolist()
+
+
+def trained(problem: str) -> list[float]:
+    """The weights after training without checkpoints."""
+    with STRATEGY.scope():
+        model = train_on_replicas.compiled_model(problem)
+        update = tf_kfgn.distribute.train_function(model)
+    dataset = batches(*train_on_replicas.data(model.input_shape[1:]))
+    for batch in STRATEGY.experimental_distribute_dataset(dataset):
+        update(batch)
+    return weights_of(model)
+
+
+def trained_with_checkpoints() -> tuple[int, list[float]]:
+    """The update that this worker began with, and the weights at the end."""
     with STRATEGY.scope():
         model = built_model()
         update = tf_kfgn.distribute.train_function(model)
@@ -68,15 +85,22 @@ def main() -> None:
     manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=1)
     manager.restore_or_initialize()
     first = int(model.optimizer.iterations.numpy())
-    dataset = STRATEGY.experimental_distribute_dataset(batches().skip(first))
-    for number, batch in enumerate(dataset, start=first):
+    x = np.random.default_rng(1).normal(size=(BATCHES * BATCH_SIZE, 6))
+    dataset = batches(x, np.sin(x[:, :3])).skip(first)
+    shared = STRATEGY.experimental_distribute_dataset(dataset)
+    for number, batch in enumerate(shared, start=first):
         if number == int(FATAL) and INDEX == "1":
             os.kill(os.getpid(), signal.SIGKILL)
         update(batch)
         if number % 4 == 3:
             manager.save()
-    weights = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
-    print(json.dumps({"first": first, "weights": weights.tolist()}))
+    return first, weights_of(model)
+
+
+def main() -> None:
+    first, weights = trained_with_checkpoints()
+    others = {problem: trained(problem) for problem in PROBLEMS}
+    print(json.dumps({"first": first, "weights": weights, **others}))
 
 
 if __name__ == "__main__":

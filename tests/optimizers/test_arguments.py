@@ -24,6 +24,8 @@ import tf_kfgn
         ({"curvature_decay": 1.5}, r"`curvature_decay`.*received 1\.5"),
         ({"factor_period": 2.5}, r"`factor_period`.*received 2\.5"),
         ({"inverse_period": True}, "`inverse_period`.*received True"),
+        ({"sharding": "all"}, "`sharding` must be one of.*received 'all'"),
+        ({"communication_dtype": "float16"}, "`communication_dtype`.*received 'float16'"),
         ({"approximation": "both"}, "expand.*received 'both'"),
         ({"clipnorm": 1.0, "clipvalue": 1.0}, "Only one of"),
         ({"typo": 1}, "not recognized"),
@@ -44,11 +46,12 @@ COUNTS = [
     "ema_overwrite_frequency", "gradient_accumulation_steps", "damping_period", "factor_period",
     "inverse_period", "max_factor_size",
 ]  # fmt: skip
+CHOICES = ["sharding", "communication_dtype"]
 BAD = [float("nan"), float("inf"), -1, -0.5, "abc", 2**70, 10**400, True, [1.0], object()]
 
 
 @pytest.mark.parametrize("value", BAD, ids=lambda value: str(value)[:8])
-@pytest.mark.parametrize("name", [*NUMBERS, *COUNTS, "learning_rate", "use_ema"])
+@pytest.mark.parametrize("name", [*NUMBERS, *COUNTS, *CHOICES, "learning_rate", "use_ema"])
 def test_every_bad_value_of_every_argument_is_named(name, value):
     if name == "use_ema" and value is True:
         return

@@ -24,7 +24,7 @@ def test_every_shared_argument_is_there_in_the_same_order_with_the_same_default(
     assert [(p.name, p.default, p.kind) for p in own[: len(SHARED)]] == [
         (p.name, p.default, p.kind) for p in SHARED
     ]
-    assert len(SHARED) == 25
+    assert len(SHARED) == 27
     assert own[-1].kind is inspect.Parameter.VAR_KEYWORD
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in own[len(SHARED) : -1])
 
@@ -33,7 +33,8 @@ def test_every_shared_argument_is_there_in_the_same_order_with_the_same_default(
 def test_own_arguments_are_the_fields_of_the_estimator(optimizer):
     own = [p.name for p in arguments(optimizer)[len(SHARED) : -1]]
     fields = [field.name for field in dataclasses.fields(optimizer.estimator_class)]
-    assert [name for name in fields if name not in ("approximation", "max_factor_size")] == own
+    shared = [p.name for p in SHARED]
+    assert [name for name in fields if name not in shared] == own
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -46,11 +47,14 @@ def test_every_argument_reaches_its_place(optimizer):
         "weight_decay": 0.01, "clipnorm": None, "clipvalue": 0.4, "global_clipnorm": None,
         "use_ema": True, "ema_momentum": 0.95, "ema_overwrite_frequency": 7,
         "loss_scale_factor": 16.0, "gradient_accumulation_steps": 2, "name": "given",
+        "sharding": None, "communication_dtype": "bfloat16",
     }  # fmt: skip
     own = {"memory_limit": 5.0, "num_columns": 6, "num_samples": 3, "seed": 11, "spatial": "full"}
     own = {name: own[name] for name in [p.name for p in arguments(optimizer)] if name in own}
     assert list(given) == [p.name for p in SHARED]
-    made = optimizer(*given.values(), **own)
+    by_place = [given[p.name] for p in SHARED if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    by_name = {name: given[name] for name in list(given)[len(by_place) :]}
+    made = optimizer(*by_place, **by_name, **own)
     assert made.get_config() == pytest.approx({**given, **own})
     assert {name: getattr(made, name) for name in own} == own
     again = optimizer.from_config(made.get_config())

@@ -13,9 +13,9 @@ from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.factors import ESTIMATORS, KroneckerFactors
 from tf_kfgn.factors.estimator import FactorEstimator
-from tf_kfgn.factors.kfra import check_spatial
+from tf_kfgn.factors.kfra import SPATIAL
 from tf_kfgn.factors.sharing import Approximation
-from tf_kfgn.numerics.checks import check_count, check_seed
+from tf_kfgn.numerics.checks import check_choice, check_count, check_seed
 
 
 def kronecker_factors(
@@ -88,9 +88,8 @@ def estimator_of(
         ValueError: If an argument is not one of these.
     """
     check_count("num_samples", num_samples)
-    if not isinstance(method, str) or method not in ESTIMATORS:
-        raise ValueError(f"`method` must be one of {sorted(ESTIMATORS)}, received {method!r}.")
-    check_spatial(spatial)
+    check_choice("method", method, sorted(ESTIMATORS))
+    check_choice("spatial", spatial, SPATIAL)
     given: dict[str, Any] = {
         "approximation": approximation,
         "num_samples": num_samples,

@@ -70,6 +70,11 @@ class Block(abc.ABC):
             The new state, and whether that went well; if not, the last good inverses stay.
         """
 
+    @property
+    def inversion_cost(self) -> int:
+        """Multiplications and additions of `invert`, up to a factor; 0 without any matrix."""
+        return 0
+
     @abc.abstractmethod
     def precondition(self, state: Any, tensors: Sequence[tf.Tensor]) -> dict[int, tf.Tensor]:
         """The damped inverse times the block's part of a vector.

@@ -7,6 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_kfgn import replicas
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.numerics.choice import select
@@ -87,7 +88,51 @@ def invert(
         new, succeeded = block.invert(state, damping)
         inverted.append(new)
         failures.append(tf.cast(~succeeded, tf.int64))
-    return inverted, tf.add_n(failures)
+    return inverted, tf.add_n([tf.zeros((), tf.int64), *failures])
+
+
+def invert_in_shares(
+    blocks: Sequence[Block], states: States, dampings: Sequence[tf.Tensor]
+) -> tuple[States, tf.Tensor]:
+    """Invert every damped block on one of the replicas, and hand the inverses to all.
+
+    What has no matrix to invert, each replica inverts by itself. Inside a condition only if that
+    is one of `tf_kfgn.replicas`.
+
+    Args:
+        blocks: As for `invert`.
+        states: As for `invert`, the same on every replica.
+        dampings: As for `invert`.
+
+    Returns:
+        What `invert` does.
+    """
+    dense = [i for i, block in enumerate(blocks) if block.inversion_cost]
+    owners = replicas.longest_first([blocks[i].inversion_cost for i in dense], replicas.count())
+    shares = [
+        [i for i, owner in zip(dense, owners, strict=True) if owner == replica]
+        for replica in range(replicas.count())
+    ]
+
+    def inverted(places: Sequence[int]) -> tuple[dict[int, Any], tf.Tensor]:
+        chosen = ([each[i] for i in places] for each in (blocks, states, dampings))
+        renewed, failures = invert(*chosen)
+        return dict(zip(places, renewed, strict=True)), failures
+
+    new, failures = inverted(shares[replicas.index()])
+    current = [new.get(i, state) for i, state in enumerate(states)]
+    made = inverses(blocks, current)
+    flat = replicas.gathered([[t for i in share for t in made[i]] for share in shares])
+    for share, tensors in zip(shares, flat, strict=True):
+        found = tf.nest.pack_sequence_as([made[i] for i in share], tensors)
+        for i, inverses_of in zip(share, found, strict=True):
+            made[i] = inverses_of
+    small, failed = inverted([i for i in range(len(blocks)) if i not in dense])
+    states = assembled(blocks, estimates(blocks, states), made)
+    return (
+        [small.get(i, state) for i, state in enumerate(states)],
+        replicas.total(failures) + failed,
+    )
 
 
 def precondition(

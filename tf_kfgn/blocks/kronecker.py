@@ -7,6 +7,7 @@ every value has a leading axis for them, and the matrix is block-diagonal.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -89,6 +90,12 @@ class KroneckerBlock(Block):
             Slot("A_inverse", "identity", A),
             Slot("G_inverse", "identity", G),
         ]
+
+    @property
+    @override
+    def inversion_cost(self) -> int:
+        """The cubes of both factors, where they are dense."""
+        return sum(math.prod(shape) * shape[-1] for shape in self.factor_shapes if shape[-1] > 1)
 
     @override
     def state(self, values: Sequence[Any]) -> KroneckerState:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_kfgn import replicas
 from tf_kfgn.factors.demand import Demand
 from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
-from tf_kfgn.numerics.checks import check_count
+from tf_kfgn.numerics.checks import check_choice, check_count
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import OneHotOperation, ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix, is_large
@@ -20,6 +20,8 @@ from tf_kfgn.recording.tape import CurvatureTape
 
 Uses = dict[WeightMatrix, list[ParametrisedOperation]]
 
+# In what factors may travel between replicas; None for their own type. Float16 would overflow.
+COMMUNICATION_DTYPES = (None, "bfloat16", "float32")
 
 # Estimators by the names that `kronecker_factors` takes.
 ESTIMATORS: dict[str, type[FactorEstimator]] = {}
@@ -78,6 +80,8 @@ class FactorEstimator(abc.ABC):
         approximation: The weight-sharing approximation, `"expand"` or `"reduce"`, or a dictionary
             from names of layers to these.
         max_factor_size: Rows above which a factor is diagonal; None for no limit.
+        communication_dtype: The type in which factors travel between replicas, `"bfloat16"` or
+            `"float32"`; None for their own.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -91,11 +95,13 @@ class FactorEstimator(abc.ABC):
 
     approximation: Approximation = "expand"
     max_factor_size: int | None = dataclasses.field(default=None, kw_only=True)
+    communication_dtype: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
         Sharing(self.approximation)  # refuses a wrong name
         check_count("max_factor_size", self.max_factor_size, optional=True)
+        check_choice("communication_dtype", self.communication_dtype, COMMUNICATION_DTYPES)
 
     @property
     def seed(self) -> int:
@@ -154,10 +160,9 @@ class FactorEstimator(abc.ABC):
         output_factors, diagonals = self.output_curvature(tape, uses, seed, variables)
         whole = matrices is not None
         input_factors = [self._input_factor(m, ops, whole=whole) for m, ops in uses.items()]
-        if self.crosses_replicas:
-            input_factors = replicas.mean(input_factors)
-        else:
-            input_factors, output_factors = replicas.mean((input_factors, output_factors))
+        of_replica = [input_factors] if self.crosses_replicas else [input_factors, output_factors]
+        input_factors, *others = replicas.mean_of_factors(of_replica, self.communication_dtype)
+        [output_factors] = others or [output_factors]
         factors = map(KroneckerFactors, input_factors, output_factors)
         return Estimate(dict(zip(uses, factors, strict=True)), diagonals)
 

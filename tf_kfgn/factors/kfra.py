@@ -24,7 +24,7 @@ from tf_kfgn.factors.estimator import FactorEstimator, Uses, num_used_positions,
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.reach import Reach
 from tf_kfgn.factors.sharing import Reduce, WeightSharing
-from tf_kfgn.numerics.checks import POSITIVE, check_number
+from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in
 from tf_kfgn.operations.loop import LoopOperation, StepOperation
@@ -69,7 +69,7 @@ class KFRAEstimator(FactorEstimator):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("memory_limit", self.memory_limit, POSITIVE, optional=False)
-        check_spatial(self.spatial)
+        check_choice("spatial", self.spatial, SPATIAL)
 
     def carries_channels(self, width: int) -> bool:
         """Whether averages are over pairs of channels alone.
@@ -130,16 +130,6 @@ class KFRAEstimator(FactorEstimator):
         return factors, diagonals
 
 
-def check_spatial(spatial: str) -> None:
-    """Refuse what `spatial` cannot be.
-
-    Raises:
-        ValueError: If it is not one of the names.
-    """
-    if not isinstance(spatial, str) or spatial not in SPATIAL:
-        raise ValueError(f"`spatial` must be one of {list(SPATIAL)}, received {spatial!r}.")
-
-
 class _Sweep:
     """One pass backwards over the operations of a tape."""
 
@@ -193,7 +183,7 @@ class _Sweep:
         self.planned(batch_size=1)
         for likelihood in self._tape.likelihoods:
             if id(likelihood.recorded) in self.needed:
-                hessian = replicas.mean(self._carrier.start(likelihood))
+                hessian = self._mean(self._carrier.start(likelihood))
                 hessian = tf.cast(hessian, likelihood.outputs.dtype)
                 self._live.add(likelihood.recorded, hessian)
         for operation in reversed(self._carrier.operations):
@@ -222,7 +212,7 @@ class _Sweep:
         }
         carried = {key: block for key, block in moved.items() if block is not None}
         if carrier.depends_on_examples(operation):
-            pulled, carried = replicas.mean((pulled, carried))
+            pulled, carried = self._mean(pulled), replicas.mean(carried)
         live.spread(inputs, widths, pulled, carried)
 
     def _read(self, operation: Any) -> None:
@@ -273,11 +263,15 @@ class _Sweep:
         if not groups:
             return
         found = self._carrier.loop_factors(loop, average, [*groups.values()], pairs, zeros)
-        found = replicas.mean(found)
+        found = self._mean(found)
         for (matrix, uses), factor in zip(groups.items(), found, strict=True):
             positions = sum(use.shared for use in uses)
             self._within.setdefault(matrix, []).append((factor, positions))
             self._inside |= {id(use) for use in uses}
+
+    def _mean(self, averages: Any) -> Any:
+        """Symmetric averages over the examples of all replicas."""
+        return replicas.mean_of_factors(averages, self._estimator.communication_dtype)
 
     def _factor(self, matrix: WeightMatrix) -> tf.Tensor:
         averages = self._averages[matrix]

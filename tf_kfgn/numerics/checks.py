@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import os
+from collections.abc import Iterable
 from typing import Any
 
 POSITIVE = math.ulp(0.0)  # as the smallest number allowed: zero itself is refused
@@ -44,6 +45,22 @@ def check_number(
             f"`{name}` must be a finite number, {lower} and {upper}"
             f"{' (or None)' if optional else ''}, received {value!r}."
         )
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str | None]) -> None:
+    """Check that an argument is one of some names.
+
+    Args:
+        name: Name of the argument.
+        value: What was passed.
+        choices: What it may be; None where it may be left out.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    choices = list(choices)
+    if not (value is None or isinstance(value, str)) or value not in choices:
+        raise ValueError(f"`{name}` must be one of {choices}, received {value!r}.")
 
 
 def check_flag(name: str, value: Any) -> None:

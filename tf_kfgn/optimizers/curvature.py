@@ -114,13 +114,15 @@ def with_inverses(
     outgrown = scalars.damping > STALE * scalars.inverted_damping
     due = (early | old | outgrown) & (scalars.factor_updates > 0)
     kept = collection.inverses(layout.blocks, states)
+    shared = settings.sharding == "inversions" and replicas.count() > 1
+    invert = collection.invert_in_shares if shared else collection.invert
 
     def inverted() -> tuple[Estimates, tf.Tensor]:
         dampings = layout.block_dampings(scalars.damping)
-        renewed, failures = collection.invert(layout.blocks, states, dampings)
+        renewed, failures = invert(layout.blocks, states, dampings)
         return collection.inverses(layout.blocks, renewed), failures
 
-    inverses, failures = tf.cond(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))
+    inverses, failures = replicas.conditional(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))
     averages = collection.estimates(layout.blocks, states)
     states = collection.assembled(layout.blocks, averages, inverses)
     failed = failures > 0

@@ -106,6 +106,11 @@ class GaussNewton(Stateful, abc.ABC):
             along the two directions, and ρ is measured on the last batch, with its own gradient;
             a step is only taken back if it is not finite. Periods count updates.
         name: Name of the optimizer.
+        sharding: Who inverts where several replicas of a `tf.distribute` strategy train. Defaults
+            to `"inversions"`: each inverts its share of the blocks, the dearest given away first,
+            and gets the other inverses from the others. `None`: each inverts all.
+        communication_dtype: The type in which factors travel between replicas, `"bfloat16"` or
+            `"float32"`. Defaults to `None`: their own.
         **kwargs: Arguments of the estimator of factors alone, and further ones of
             `keras.optimizers.Optimizer`.
 
@@ -140,6 +145,9 @@ class GaussNewton(Stateful, abc.ABC):
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
+        *,
+        sharding: str | None = "inversions",
+        communication_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Take the arguments, which the class describes."""
@@ -159,6 +167,7 @@ class GaussNewton(Stateful, abc.ABC):
         estimator = self.estimator_class(
             approximation=approximation,
             max_factor_size=max_factor_size,
+            communication_dtype=communication_dtype,
             **{argument: kwargs.pop(argument) for argument in own},
         )
         super().__init__(
@@ -190,6 +199,7 @@ class GaussNewton(Stateful, abc.ABC):
             curvature_decay=curvature_decay,
             factor_period=factor_period,
             inverse_period=inverse_period,
+            sharding=sharding,
         )
 
     @property
@@ -206,6 +216,11 @@ class GaussNewton(Stateful, abc.ABC):
     def max_factor_size(self) -> int | None:
         """Rows of a Kronecker factor above which only its diagonal is kept."""
         return self.estimator.max_factor_size
+
+    @property
+    def communication_dtype(self) -> str | None:
+        """The type in which factors travel between replicas; None for their own."""
+        return self.estimator.communication_dtype
 
     def fraction_for_curvature(self, batch_size: int | None, rows: int = 1) -> float:
         """The part of a batch whose curvature the step takes.

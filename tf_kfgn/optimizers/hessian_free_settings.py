@@ -8,7 +8,7 @@ from typing import Any
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.factors.estimator import ESTIMATORS
 from tf_kfgn.factors.sharing import Approximation
-from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number
+from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_count, check_number
 from tf_kfgn.optimizers.conjugate_gradients import spaced_numbers
 
 
@@ -67,12 +67,7 @@ class Preconditioning:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        named = isinstance(self.preconditioner, str) and self.preconditioner in ESTIMATORS
-        if self.preconditioner is not None and not named:
-            raise ValueError(
-                f"`preconditioner` must be None or one of {sorted(ESTIMATORS)}, received "
-                f"{self.preconditioner!r}."
-            )
+        check_choice("preconditioner", self.preconditioner, [None, *sorted(ESTIMATORS)])
         kind = self._estimator_class
         own = {field.name for field in dataclasses.fields(kind)}
         for name in ("num_samples", "num_columns", "memory_limit"):

@@ -7,13 +7,16 @@ from typing import Any
 
 import keras
 
-from tf_kfgn.numerics.checks import POSITIVE, check_number, check_period
+from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_number, check_period
 
 # The part of a batch that the quadratic model is formed of, the fewest rows of outputs, and the
 # fewest examples where each has many rows.
 MODEL_FRACTION = 0.25
 LEAST_ROWS = 64
 LEAST_EXAMPLES = 16
+
+# Who inverts what where several replicas train: each all blocks, or each its share of them.
+SHARDINGS = (None, "inversions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Settings:
     curvature_decay: float
     factor_period: int
     inverse_period: int
+    sharding: str | None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -52,6 +56,7 @@ class Settings:
         check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
         check_period("factor_period", self.factor_period)
         check_period("inverse_period", self.inverse_period)
+        check_choice("sharding", self.sharding, SHARDINGS)
 
     @property
     def schedule(self) -> keras.optimizers.schedules.LearningRateSchedule | None:

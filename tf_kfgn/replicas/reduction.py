@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import tensorflow as tf
 
 from tf_kfgn._keras.scopes import maybe_merge_call
+from tf_kfgn.replicas.buffers import flattened, restored
 
 Structure = TypeVar("Structure")
 
@@ -40,6 +41,45 @@ def mean(structure: Structure) -> Structure:
 def total(structure: Structure) -> Structure:
     """Sum over replicas of every tensor in a structure; where, as for `mean`."""
     return _reduce(tf.distribute.ReduceOp.SUM, structure)
+
+
+def mean_of_factors(structure: Structure, dtype: str | None = None) -> Structure:
+    """Mean over replicas of tensors that travel in one buffer, without their upper triangles.
+
+    Args:
+        structure: Tensors of static shapes; those whose last two axes are alike are symmetric.
+        dtype: The type in which they travel, as `"bfloat16"`. Defaults to their own.
+
+    Returns:
+        The means, in the types of the tensors.
+    """
+    flat = tf.nest.flatten(structure)
+    if count() == 1 or not flat:
+        return structure
+    means: dict[int, tf.Tensor] = {}
+    for own in dict.fromkeys(tensor.dtype for tensor in flat):
+        places = [i for i, tensor in enumerate(flat) if tensor.dtype == own]
+        some = [flat[i] for i in places]
+        mean_of_some = mean(flattened(some, tf.as_dtype(dtype or own)))
+        means |= zip(places, restored(mean_of_some, some), strict=True)
+    return tf.nest.pack_sequence_as(structure, [means[i] for i in range(len(flat))])
+
+
+def gathered(shares: Sequence[Sequence[tf.Tensor]]) -> list[list[tf.Tensor]]:
+    """What every replica has made of its share, on all of them; as factors it travels.
+
+    Args:
+        shares: The tensors of each replica, of one type. Those of this one are handed on; of
+            others only shapes are looked at.
+    """
+    mine = shares[index()]
+    flat = [tensor for share in shares for tensor in share]
+    if count() == 1 or not flat:
+        return [list(share) for share in shares]
+    buffer = flattened(mine, flat[0].dtype)
+    whole = tf.distribute.get_replica_context().all_gather(buffer, axis=0)
+    found = iter(restored(whole, flat))
+    return [[next(found) for _ in share] for share in shares]
 
 
 def store(variables: Sequence[Any], values: Sequence[tf.Tensor]) -> None:
