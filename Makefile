@@ -72,7 +72,7 @@ docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
 	$(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove the environments, caches, demo results and the built documentation
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday figure2 breakdown site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday figure2 breakdown scaling site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find examples tests tf_kfgn -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file an environment, and one for each extra installed into it.

@@ -190,11 +190,11 @@ def test_bad_arguments_are_named(monkeypatch):
     A = positive(5, 0)
     with pytest.raises(ValueError, match="`k` must be below the 5 rows of the operator"):
         analysis.top_eigenpairs(A, 5)
-    with pytest.raises(ValueError, match="`which` must be 'LA', 'LM' or 'SA', received 'BE'"):
+    with pytest.raises(ValueError, match=r"`which` must be one of.*received 'BE'"):
         analysis.top_eigenpairs(A, 2, which="BE")
     with pytest.raises(ValueError, match=r"must be square, received the shape \(5, 4\)"):
         analysis.estimate_trace(A[:, :4])
-    with pytest.raises(ValueError, match="`method` must be 'hutchinson' or 'hutch"):
+    with pytest.raises(ValueError, match=r"`method` must be one of.*'hutch"):
         analysis.estimate_trace(A, method="exact")
     with pytest.raises(ValueError, match="`num_vectors` must be a whole number, at least 6"):
         analysis.estimate_diagonal(A, 5)

@@ -114,6 +114,29 @@ def test_of_functions_of_a_model(name, model, data):
         _check(lambda **given: function(model, *others, **given), arguments)
 
 
+SPECTRA = (
+    tf_kfgn.analysis.top_eigenpairs,
+    tf_kfgn.analysis.estimate_trace,
+    tf_kfgn.analysis.estimate_diagonal,
+    tf_kfgn.analysis.spectral_density,
+)
+
+
+@pytest.mark.parametrize("function", SPECTRA)
+@examples(60)
+@given(data=st.data())
+def test_of_spectra(function, data):
+    pytest.importorskip("scipy", reason="the extra `analysis` is not installed")
+    operator = np.diag(np.arange(1.0, 17.0))
+    arguments = data.draw(_arguments(function))
+    few = {name: 12 if _is_many(value) else value for name, value in arguments.items()}
+    _check(lambda **given: function(operator, **given), few)
+
+
+def _is_many(value):
+    return isinstance(value, int) and value > 100  # products, which would take hours
+
+
 @examples(60)
 @given(ANYTHING)
 def test_of_the_method(model, value):

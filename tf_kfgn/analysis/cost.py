@@ -83,7 +83,7 @@ def block_cost(
         forward=forward,
         gradient=3 * batch_size * forward,
         input_factor=batch_size * positions * moment,
-        inverses=2 * groups * (_cube(A) + _cube(G)),
+        inverses=2 * block.inversion_cost,
         preconditioning=2 * groups * rows * columns * (A[-1] + G[-1]),
     )
 
@@ -161,7 +161,3 @@ def state_size(block: Block, variables: Sequence[Any], optimizer: GaussNewton) -
         math.prod(variable.shape) * dtype.size
         for variable, dtype in zip(variables, types, strict=True)
     )
-
-
-def _cube(shape: tuple[int, ...]) -> int:
-    return shape[-2] if shape[-1] == 1 else shape[-1] ** 3

@@ -22,6 +22,7 @@ from tf_kfgn.analysis.memory import check_memory
 from tf_kfgn.analysis.second_order_pass import check_example_matrices, second_order_pass
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
+from tf_kfgn.numerics.checks import check_flag
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 
@@ -115,6 +116,7 @@ def hessian_blocks(
             examples, or a matrix would not fit in memory.
         NotImplementedError: If TensorFlow cannot differentiate a layer or the loss twice.
     """
+    check_flag("terms", terms)
     batch = Examples.of(x, y, sample_weight)
     with second_order_pass(model, batch, loss, training) as made:
         chain = chain_of(made)

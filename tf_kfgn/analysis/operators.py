@@ -17,6 +17,7 @@ from tf_kfgn.analysis.products import gauss_newton_in_graph, hessian_in_graph
 from tf_kfgn.analysis.progress import follow
 from tf_kfgn.analysis.second_order_pass import second_order_pass
 from tf_kfgn.enabling import recording
+from tf_kfgn.numerics.checks import check_flag
 from tf_kfgn.recording.active import following
 from tf_kfgn.recording.kept_state import keeping_state
 from tf_kfgn.recording.replay import Draw, Replay
@@ -166,6 +167,7 @@ class _OnBatches:
         self, model: keras.Model, loss: Any, batches: _Batches, product: InGraph, training: bool
     ) -> None:
         """Run the model once, which shows what random numbers a pass draws."""
+        check_flag("training", training)
         self._model, self._batches, self._training = model, batches, training
         first = batches.first().first()
         with recording(model), keeping_state(model), CurvatureTape() as tape:

@@ -17,6 +17,7 @@ from tf_kfgn._keras.losses import logits_behind
 from tf_kfgn.analysis.examples import Examples
 from tf_kfgn.analysis.memory import check_memory
 from tf_kfgn.enabling import recording
+from tf_kfgn.numerics.checks import check_flag
 from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.recording.kept_state import keeping_state
@@ -191,9 +192,10 @@ def second_order_pass(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built, or there are no targets.
+        ValueError: If it has not been built, there are no targets, or `training` is no flag.
         NotImplementedError: If a layer, or the loss, has no second derivative in TensorFlow.
     """
+    check_flag("training", training)
     with recording(model), keeping_state(model):
         batch.require_targets()
         with tf.GradientTape(persistent=True) as outer:

@@ -14,7 +14,7 @@ import numpy as np
 from tf_kfgn.analysis.density import SpectralDensity
 from tf_kfgn.analysis.extras import require
 from tf_kfgn.analysis.progress import follow
-from tf_kfgn.numerics.checks import check_count
+from tf_kfgn.numerics.checks import check_choice, check_count
 
 Which = Literal["LA", "LM", "SA"]
 Method = Literal["hutchinson", "hutch++"]
@@ -65,10 +65,10 @@ def top_eigenpairs(operator: Any, k: int = 10, *, which: Which = "LA", seed: int
     check_count("k", k)
     if k >= size:
         raise ValueError(f"`k` must be below the {size} rows of the operator, received {k}.")
-    if which not in ("LA", "LM", "SA"):
-        raise ValueError(f"`which` must be 'LA', 'LM' or 'SA', received {which!r}.")
+    check_choice("which", which, ("LA", "LM", "SA"))
+    generator = _generator(seed)
     linalg = require("scipy.sparse.linalg", "top_eigenpairs")
-    start = np.random.default_rng(seed).normal(size=size).astype(operator.dtype)
+    start = generator.normal(size=size).astype(operator.dtype)
     values, vectors = linalg.eigsh(operator, k=k, which=which, v0=start)
     order = np.argsort({"LA": -values, "LM": -np.abs(values), "SA": values}[which])
     return Eigenpairs(values[order], vectors[:, order])
@@ -152,7 +152,7 @@ def spectral_density(
     """
     check_count("num_vectors", num_vectors)
     check_count("steps", steps)
-    generator = np.random.default_rng(seed)
+    generator = _generator(seed)
     runs = []
     for _ in follow(range(num_vectors), num_vectors, "spectral density, start vectors"):
         start = generator.normal(size=_size(operator))
@@ -202,10 +202,9 @@ def _draw(
     operator: Any, num_vectors: int, method: Method, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An orthonormal basis Q (of no columns for Hutchinson), A Q, and the random signs."""
-    if method not in ("hutchinson", "hutch++"):
-        raise ValueError(f"`method` must be 'hutchinson' or 'hutch++', received {method!r}.")
+    check_choice("method", method, ("hutchinson", "hutch++"))
     check_count("num_vectors", num_vectors, low=6 if method == "hutch++" else 2)
-    size, generator = _size(operator), np.random.default_rng(seed)
+    size, generator = _size(operator), _generator(seed)
 
     def signs(count: int) -> np.ndarray:
         return generator.choice([-1.0, 1.0], size=(size, count))
@@ -228,6 +227,11 @@ def _times(operator: Any, vectors: np.ndarray, label: str) -> np.ndarray:
 def _standard_error(samples: np.ndarray) -> Any:
     error = samples.std(axis=-1, ddof=1) / np.sqrt(samples.shape[-1])
     return float(error) if error.ndim == 0 else error
+
+
+def _generator(seed: int) -> np.random.Generator:
+    check_count("seed", seed, low=0)
+    return np.random.default_rng(seed)
 
 
 def _size(operator: Any) -> int:

@@ -16,7 +16,7 @@ from tf_kfgn.analysis.extras import require
 from tf_kfgn.analysis.palette import GREY
 from tf_kfgn.analysis.progress import follow
 from tf_kfgn.enabling import check_built
-from tf_kfgn.numerics.checks import check_count
+from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_count, check_number
 
 if TYPE_CHECKING:
     from mpl_toolkits.mplot3d import Axes3D
@@ -130,8 +130,7 @@ def error_surface(
     batch.require_targets()
     variables = list(model.trainable_variables)
     moves = _checked(directions, variables)
-    if origin not in ("weights", "zero"):
-        raise ValueError(f"`origin` must be 'weights' or 'zero', received {origin!r}.")
+    check_choice("origin", origin, ("weights", "zero"))
     first, second = (
         np.linspace(-float(size), float(size), count)
         for size, count in zip(_pair(extent), _counts(points), strict=True)
@@ -195,8 +194,10 @@ def _checked(directions: Any, variables: Sequence[Any]) -> list[list[Any]]:
 
 def _pair(extent: Any) -> tuple[float, float]:
     pair = tuple(extent) if isinstance(extent, (tuple, list)) else (extent, extent)
-    if len(pair) != 2 or not all(np.isfinite(size) and size > 0 for size in pair):
+    if len(pair) != 2:
         raise ValueError(f"`extent` must be a positive number or two, received {extent!r}.")
+    for size in pair:
+        check_number("extent", size, POSITIVE, optional=False)
     return pair
 
 
