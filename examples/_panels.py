@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+import textwrap
 from collections.abc import Sequence
 
 from _contest import Result
@@ -101,7 +102,7 @@ def _draw_panel(axes: Axes, panel: Panel, horizontal: str) -> None:
     axes.set_ylim(*_limits(shown))
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds" if horizontal == "seconds" else "updates")
-    axes.set_ylabel(panel.error)
+    axes.set_ylabel(textwrap.fill(panel.error, 30))
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
