@@ -96,7 +96,7 @@ def on_one_device() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def on_two_replicas() -> dict[str, np.ndarray]:
-    return weights_on(2, *OPTIMIZERS, "kfra_in_half", "kflr_in_bfloat16")
+    return weights_on(2, *OPTIMIZERS, "kfra_in_half", "kflr_in_bfloat16", "kfac_in_shares")
 
 
 @pytest.mark.slow
@@ -107,6 +107,17 @@ def test_twenty_updates_on_two_replicas_end_where_they_do_on_one_device(
     np.testing.assert_allclose(
         on_two_replicas[optimizer], on_one_device[optimizer], rtol=1e-5, atol=1e-8
     )
+
+
+@pytest.mark.slow
+def test_replicas_that_hold_shares_of_the_inverses_end_there_too(on_one_device, on_two_replicas):
+    np.testing.assert_allclose(
+        on_two_replicas["kfac_in_shares"], on_one_device["kfac"], rtol=1e-5, atol=1e-8
+    )
+    away, before, after = on_two_replicas["kfac_in_shares from a file"]
+    assert away < 1e-12
+    assert before == 0  # a file has no inverses then,
+    assert after > 0  # and the next update makes them
 
 
 @pytest.mark.slow

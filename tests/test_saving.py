@@ -90,6 +90,26 @@ def test_a_checkpoint_is_restored_when_the_optimizer_is_built_later(tmp_path):
     assert_same(train(other, range(5, 10)), train(whole, range(5, 10)))
 
 
+def test_inverses_that_a_file_lacks_are_made_by_the_next_update():
+    whole = train(made(tf_kfgn.KFAC(**SETTINGS, seed=0)), range(4))
+    store: dict[str, np.ndarray] = {}
+    whole.optimizer.save_own_variables(store)
+    few = {name: value for name, value in store.items() if not name.endswith("inverse")}
+    assert len(store) - len(few) == 4
+    other = made(tf_kfgn.KFAC(**SETTINGS, seed=0))
+    other.set_weights(whole.get_weights())
+    other.optimizer.build(other.trainable_variables)
+    other.optimizer.load_own_variables(few)
+    scalars = other.optimizer.memory.scalars
+    assert int(scalars.inverse_age) == 0
+    assert int(scalars.factor_updates) == 2
+    train(other, [4])
+    assert int(scalars.inverse_age) == 1
+    for new, fresh in zip(other.get_weights(), whole.get_weights(), strict=True):
+        assert np.all(np.isfinite(new))
+        assert np.any(new != fresh)
+
+
 def test_the_test_notices_state_that_is_lost(tmp_path):
     whole = train(made(OPTIMIZERS["kfra"]()), range(5))
     other = made(OPTIMIZERS["kfra"]())

@@ -1,5 +1,9 @@
 """Prints the weights after twenty updates on some replicas, as JSON: {problem: weights}.
 
+Where replicas hold shares of the inverses, what stands under the problem and ` from a file` says how
+training goes on without a strategy: the largest difference of a prediction, and the age of the
+inverses before and after an epoch.
+
     python train_on_replicas.py REPLICAS PROBLEM...
 
 A script of its own, since logical devices must be made before TensorFlow starts, and since
@@ -11,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import tempfile
 from typing import Any
 
 import tensorflow as tf
@@ -29,6 +34,10 @@ import tf_kfgn
 
 BATCHES, BATCH_SIZE, UPDATES = 5, 16, 20
 SETTINGS = {"factor_period": 2, "inverse_period": 4, "damping_period": 2}
+SENDING: dict[str, dict[str, Any]] = {
+    "bfloat16": {"sharding": None, "communication_dtype": "bfloat16"},
+    "shares": {"sharding": "inverses"},
+}
 OPTIMIZERS = {"kfra": tf_kfgn.KFRA, "kflr": tf_kfgn.KFLR, "kfac": tf_kfgn.KFAC}
 
 
@@ -69,35 +78,55 @@ def compiled_model(problem: str) -> keras.Model:
 
     Args:
         problem: The name of an optimizer; `_in_half` if layers compute in half precision,
-            `_in_bfloat16` if factors travel so, and every replica inverts all blocks.
+            `_in_bfloat16` if factors travel so, and every replica inverts all blocks, `_in_shares`
+            if each holds its share of the inverses.
     """
     keras.utils.set_random_seed(0)
     name, _, narrow = problem.partition("_in_")
     model = keras.Sequential(half_network() if narrow == "half" else whole_network())
     tf_kfgn.enable_curvature(model)
-    sending = {"sharding": None, "communication_dtype": "bfloat16"} if narrow == "bfloat16" else {}
     # Float64 needs no scaled loss; but it takes the way through the threads that scaling takes.
-    optimizer = keras.optimizers.LossScaleOptimizer(OPTIMIZERS[name](**SETTINGS, **sending))
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        OPTIMIZERS[name](**SETTINGS, **SENDING.get(narrow, {}))
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss, jit_compile=False)
     return model
 
 
-def trained(problem: str, strategy: tf.distribute.Strategy | None) -> list[float]:
-    """The weights after training, with averages of batch normalisation."""
+def trained(problem: str, strategy: tf.distribute.Strategy | None) -> dict[str, list[float]]:
+    """The weights after training, with averages of batch normalisation, by the problem."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = compiled_model(problem)
     x, y, weights = data(model.input_shape[1:])
     epochs = UPDATES // BATCHES
     model.fit(x, y, BATCH_SIZE, epochs, sample_weight=weights, shuffle=False, verbose=0)
-    return np.concatenate([np.ravel(weight) for weight in model.get_weights()]).tolist()
+    found = np.concatenate([np.ravel(weight) for weight in model.get_weights()]).tolist()
+    if strategy and problem.endswith("_in_shares"):
+        return {problem: found, f"{problem} from a file": goes_on_from_a_file(model, x, y)}
+    return {problem: found}
+
+
+def goes_on_from_a_file(model: keras.Model, x: np.ndarray, y: np.ndarray) -> list[float]:
+    """Save a model, load it, and train it for another epoch, on one device."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        loaded = keras.models.load_model(f"{folder}/model.keras")
+    away = np.max(np.abs(loaded.predict(x, verbose=0) - model.predict(x, verbose=0)))
+    age = loaded.optimizer.inner_optimizer.memory.scalars.inverse_age
+    before = int(age)
+    loaded.fit(x, y, BATCH_SIZE, shuffle=False, verbose=0)
+    return [float(away), before, int(age)]
 
 
 def main(problems: list[str]) -> None:
     strategy = None
     if REPLICAS > 1:
         strategy = tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(REPLICAS)])
-    print(json.dumps({problem: trained(problem, strategy) for problem in problems}))
+    found: dict[str, list[float]] = {}
+    for problem in problems:
+        found |= trained(problem, strategy)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ import tf_kfgn
 from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.blocks.shares import invert_in_shares
 from tf_kfgn.optimizers import GaussNewton
 
 LINKS = {
@@ -126,7 +127,7 @@ def counted(layout: Layout, count: int) -> dict[str, Counts]:
 
     def inverses(states: collection.States) -> Any:
         dampings = [tf.ones(())] * len(states)
-        return collection.invert_in_shares(layout.blocks, states, dampings)
+        return invert_in_shares(layout.blocks, states, dampings, hand_over=True)
 
     return {
         "whole factors": of(lambda states: replicas.mean(factors(states))),

@@ -119,7 +119,7 @@ def block_diagnostics(model: keras.Model, batch: Any, fresh_batch: Any) -> Block
     Raises:
         TypeError: If `model` is not a Keras model.
         ValueError: If it is not compiled with such an optimizer and a loss, the optimizer has no
-            curvature yet, or a batch is not a tuple.
+            curvature yet, replicas hold its inverses apart, or a batch is not a tuple.
     """
     optimizer = _optimizer_of(model)
     for name, given in (("batch", batch), ("fresh_batch", fresh_batch)):
@@ -128,6 +128,11 @@ def block_diagnostics(model: keras.Model, batch: Any, fresh_batch: Any) -> Block
                 f"`{name}` must be a tuple (x, y) or (x, y, sample_weight), received "
                 f"{type(given).__name__}."
             )
+    if optimizer.memory.held is not None:
+        raise ValueError(
+            f"With sharding='inverses' no replica of this {type(optimizer).__name__} has all "
+            "inverses. Pass sharding='inversions' to the optimizer."
+        )
     layout, memory = optimizer.layout, optimizer.memory.read()
     with recording(model), keeping_state(model):
         own = _Pass(model, layout, batch)

@@ -7,7 +7,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_kfgn import replicas
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.numerics.choice import select
@@ -91,50 +90,6 @@ def invert(
     return inverted, tf.add_n([tf.zeros((), tf.int64), *failures])
 
 
-def invert_in_shares(
-    blocks: Sequence[Block], states: States, dampings: Sequence[tf.Tensor]
-) -> tuple[States, tf.Tensor]:
-    """Invert every damped block on one of the replicas, and hand the inverses to all.
-
-    What has no matrix to invert, each replica inverts by itself. Inside a condition only if that
-    is one of `tf_kfgn.replicas`.
-
-    Args:
-        blocks: As for `invert`.
-        states: As for `invert`, the same on every replica.
-        dampings: As for `invert`.
-
-    Returns:
-        What `invert` does.
-    """
-    dense = [i for i, block in enumerate(blocks) if block.inversion_cost]
-    owners = replicas.longest_first([blocks[i].inversion_cost for i in dense], replicas.count())
-    shares = [
-        [i for i, owner in zip(dense, owners, strict=True) if owner == replica]
-        for replica in range(replicas.count())
-    ]
-
-    def inverted(places: Sequence[int]) -> tuple[dict[int, Any], tf.Tensor]:
-        chosen = ([each[i] for i in places] for each in (blocks, states, dampings))
-        renewed, failures = invert(*chosen)
-        return dict(zip(places, renewed, strict=True)), failures
-
-    new, failures = inverted(shares[replicas.index()])
-    current = [new.get(i, state) for i, state in enumerate(states)]
-    made = inverses(blocks, current)
-    flat = replicas.gathered([[t for i in share for t in made[i]] for share in shares])
-    for share, tensors in zip(shares, flat, strict=True):
-        found = tf.nest.pack_sequence_as([made[i] for i in share], tensors)
-        for i, inverses_of in zip(share, found, strict=True):
-            made[i] = inverses_of
-    small, failed = inverted([i for i in range(len(blocks)) if i not in dense])
-    states = assembled(blocks, estimates(blocks, states), made)
-    return (
-        [small.get(i, state) for i, state in enumerate(states)],
-        replicas.total(failures) + failed,
-    )
-
-
 def precondition(
     blocks: Sequence[Block], states: States, tensors: Sequence[tf.Tensor]
 ) -> list[tf.Tensor]:
@@ -145,11 +100,25 @@ def precondition(
         states: One state for each block.
         tensors: One tensor for each variable of the optimizer.
     """
-    pieces: list[list[tf.Tensor]] = [[] for _ in tensors]
-    for block, state in zip(blocks, states, strict=True):
-        for index, piece in block.precondition(state, tensors).items():
-            pieces[index].append(piece)
+    pieces = preconditioned_pieces(blocks, states, tensors)
     return [
         tf.add_n(found) if len(found) > 1 else (found or [tensor])[0]
         for found, tensor in zip(pieces, tensors, strict=True)
     ]
+
+
+def preconditioned_pieces(
+    blocks: Sequence[Block], states: States, tensors: Sequence[tf.Tensor]
+) -> list[list[tf.Tensor]]:
+    """For each tensor what each block that it takes part in makes of it.
+
+    Args:
+        blocks: Any blocks.
+        states: One state for each block.
+        tensors: One tensor for each variable of the optimizer.
+    """
+    pieces: list[list[tf.Tensor]] = [[] for _ in tensors]
+    for block, state in zip(blocks, states, strict=True):
+        for index, piece in block.precondition(state, tensors).items():
+            pieces[index].append(piece)
+    return pieces

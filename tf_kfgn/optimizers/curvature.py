@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.collection import Estimates, States
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.blocks.shares import invert_in_shares
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.damping import RETRY
@@ -114,8 +116,10 @@ def with_inverses(
     outgrown = scalars.damping > STALE * scalars.inverted_damping
     due = (early | old | outgrown) & (scalars.factor_updates > 0)
     kept = collection.inverses(layout.blocks, states)
-    shared = settings.sharding == "inversions" and replicas.count() > 1
-    invert = collection.invert_in_shares if shared else collection.invert
+    invert = collection.invert
+    if settings.sharding is not None and replicas.count() > 1:
+        hand_over = settings.sharding == "inversions"
+        invert = functools.partial(invert_in_shares, hand_over=hand_over)
 
     def inverted() -> tuple[Estimates, tf.Tensor]:
         dampings = layout.block_dampings(scalars.damping)

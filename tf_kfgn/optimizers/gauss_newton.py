@@ -108,7 +108,10 @@ class GaussNewton(Stateful, abc.ABC):
         name: Name of the optimizer.
         sharding: Who inverts where several replicas of a `tf.distribute` strategy train. Defaults
             to `"inversions"`: each inverts its share of the blocks, the dearest given away first,
-            and gets the other inverses from the others. `None`: each inverts all.
+            and gets the other inverses from the others. `"inverses"`: each keeps those of its share
+            for itself and preconditions with them, which takes the least memory, and sends a step
+            in every update; a file then has no inverses, and the first update after it makes them
+            anew. `None`: each inverts all.
         communication_dtype: The type in which factors travel between replicas, `"bfloat16"` or
             `"float32"`. Defaults to `None`: their own.
         **kwargs: Arguments of the estimator of factors alone, and further ones of

@@ -12,6 +12,7 @@ from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.blocks.shares import precondition_in_shares
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once
 from tf_kfgn.optimizers.batch import Batch
@@ -78,7 +79,9 @@ def propose(
     gradient = batch.gradient
     if batch.tape is not None:
         gradient = averaged_gradient(settings, memory, gradient)
-    preconditioned = collection.precondition(layout.blocks, memory.blocks, gradient)
+    held_apart = settings.sharding == "inverses" and replicas.count() > 1
+    precondition = precondition_in_shares if held_apart else collection.precondition
+    preconditioned = precondition(layout.blocks, memory.blocks, gradient)
     direction = zero_unless(batch.moving, [-tensor for tensor in preconditioned])
     tape = batch.tape_of_model
     if tape is None:

@@ -84,6 +84,13 @@ def load(
     for name, variable in {**shaped, **scalars}.items():
         if name in found:
             variable.assign(found[name])
+    if memory.held is not None or any(is_inverse(name) and name not in found for name in shaped):
+        memory.without_inverses()
+
+
+def is_inverse(name: str) -> bool:
+    """Whether a variable of a block follows from its averages, by its name."""
+    return name.startswith("block_") and name.endswith("inverse")
 
 
 def _may_lack(name: str) -> bool:
@@ -91,9 +98,9 @@ def _may_lack(name: str) -> bool:
 
     The averages of gradients and steps came after version 0.1.0, and `gradient_decay=0` keeps none.
     New ones start with the next gradient. The last solution of a search is only where the next
-    begins.
+    begins. Inverses that replicas hold apart are in no file, and are computed anew.
     """
-    return name.startswith(("mean_gradient_", "reserve_", "cg_solution_"))
+    return is_inverse(name) or name.startswith(("mean_gradient_", "reserve_", "cg_solution_"))
 
 
 def _subject(variable: Any) -> str:

@@ -15,8 +15,9 @@ MODEL_FRACTION = 0.25
 LEAST_ROWS = 64
 LEAST_EXAMPLES = 16
 
-# Who inverts what where several replicas train: each all blocks, or each its share of them.
-SHARDINGS = (None, "inversions")
+# Where several replicas train: each inverts all blocks; or its share of them, and hands the
+# inverses to all, or keeps them.
+SHARDINGS = (None, "inversions", "inverses")
 
 
 @dataclasses.dataclass(frozen=True)

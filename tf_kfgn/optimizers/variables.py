@@ -8,10 +8,12 @@ import keras
 import tensorflow as tf
 
 from tf_kfgn import replicas
+from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.collection import estimates
 from tf_kfgn.blocks.factor import identity
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers.accumulation import Accumulated
+from tf_kfgn.optimizers.held_inverses import ABSENT, HeldInverses
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.reserve import keeps_reserve
 from tf_kfgn.optimizers.settings import Settings
@@ -37,7 +39,9 @@ class MemoryVariables:
 
     Attributes:
         layout: The variables of the model and how they are blocked.
-        blocks: One state for each block, of variables, as are all that follow.
+        held: The inverses that only one replica has each, or None where all have all.
+        blocks: One state for each block, of variables, as are all that follow; without what is
+            held apart.
         previous_step: One variable for each variable of the model.
         scalars: The scalar variables.
         mean_gradient: One variable for each variable of the model, or none.
@@ -70,15 +74,20 @@ class MemoryVariables:
                 settings.initial_damping, dtype, shape
             )  # Keras' own rounds to float32
 
-        self.blocks = [
-            block.state(
-                [
-                    add(f"{block.name}_{slot.name}", slot.shape, _INITIALIZERS[slot.initial])
-                    for slot in block.slots
-                ]
-            )
-            for block in layout.blocks
-        ]
+        several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+        apart = settings.sharding == "inverses" and several
+        self.held = HeldInverses(layout, dtype) if apart else None
+
+        def state_of(place: int, block: Block) -> Any:
+            half = len(block.slots) // 2
+            here = block.slots[:half] if self.held and self.held.holds(place) else block.slots
+            made = [
+                add(f"{block.name}_{slot.name}", slot.shape, _INITIALIZERS[slot.initial])
+                for slot in here
+            ]
+            return block.state([*made, *[ABSENT] * (len(block.slots) - len(made))])
+
+        self.blocks = [state_of(place, block) for place, block in enumerate(layout.blocks)]
         self.previous_step = optimizer.add_optimizer_variables(layout.variables, "previous_step")
         initial = {"damping": constant, "initial_damping": constant, "trust": "ones"}
         self.scalars = Scalars(
@@ -110,8 +119,9 @@ class MemoryVariables:
             self.accumulated = Accumulated(totals, add("accumulated_batches", (), "zeros", "int64"))
 
     def read(self) -> Memory:
-        """The values of the whole memory."""
-        return tf.nest.map_structure(tf.convert_to_tensor, self._everything())
+        """The values of the whole memory, as this replica has it."""
+        memory = tf.nest.map_structure(tf.convert_to_tensor, self._everything())
+        return memory if self.held is None else self.held.read(memory)
 
     def write(self, memory: Memory, old: Memory) -> None:
         """Store what has changed. Must not be called inside a condition.
@@ -120,11 +130,20 @@ class MemoryVariables:
             memory: What to store.
             old: What was read. A tensor that is still the same is not written.
         """
+        if self.held is not None:
+            self.held.write(memory, old)
+            memory, old = self.held.without(memory), self.held.without(old)
         triples = zip(
             *(tf.nest.flatten(each) for each in (self._everything(), memory, old)), strict=True
         )
         changed = [(variable, new) for variable, new, before in triples if new is not before]
         replicas.store([variable for variable, _ in changed], [new for _, new in changed])
+
+    def without_inverses(self) -> None:
+        """Let the next update compute all inverses anew: these belong to other factors."""
+        self.scalars.inverse_age.assign(0)
+        if self.held is not None:
+            self.held.forget()
 
     def by_name(self) -> dict[str, Any]:
         """The variables whose shapes depend on the model's, by names that do not."""
@@ -133,7 +152,7 @@ class MemoryVariables:
         named |= {f"reserve_{i}": v for i, v in enumerate(self.reserve)}
         for i, (block, state) in enumerate(zip(self.layout.blocks, self.blocks, strict=True)):
             slots = zip(block.slots, tf.nest.flatten(state), strict=True)
-            named |= {f"block_{i}_{slot.name}": variable for slot, variable in slots}
+            named |= {f"block_{i}_{slot.name}": v for slot, v in slots if v is not ABSENT}
         if isinstance(self.accumulated, Accumulated):
             totals = tf.nest.flatten(self.accumulated.totals)
             named |= {f"total_{i}": variable for i, variable in enumerate(totals)}

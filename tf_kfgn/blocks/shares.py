@@ -1,0 +1,104 @@
+"""Blocks in shares: each replica inverts its own, and keeps the inverses or hands them to all.
+
+A block without any matrix to invert is in no share: each replica does it by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_kfgn import replicas
+from tf_kfgn.blocks.block import Block
+from tf_kfgn.blocks.collection import (
+    States,
+    assembled,
+    estimates,
+    inverses,
+    invert,
+    preconditioned_pieces,
+)
+
+
+def shares_of(blocks: Sequence[Block], count: int) -> list[list[int]]:
+    """Positions of the blocks of each replica; inversions of about the same cost.
+
+    Args:
+        blocks: The blocks.
+        count: How many replicas there are.
+    """
+    dense = [i for i, block in enumerate(blocks) if block.inversion_cost]
+    owners = replicas.longest_first([blocks[i].inversion_cost for i in dense], count)
+    return [
+        [i for i, owner in zip(dense, owners, strict=True) if owner == replica]
+        for replica in range(count)
+    ]
+
+
+def invert_in_shares(
+    blocks: Sequence[Block], states: States, dampings: Sequence[tf.Tensor], *, hand_over: bool
+) -> tuple[States, tf.Tensor]:
+    """Invert every damped block on one of the replicas.
+
+    Inside a condition only if that is one of `tf_kfgn.replicas`.
+
+    Args:
+        blocks: As for `invert`.
+        states: As for `invert`; the averages are the same on every replica.
+        dampings: As for `invert`.
+        hand_over: Whether every replica gets all inverses. Otherwise those of others stay.
+
+    Returns:
+        What `invert` does.
+    """
+    shares = shares_of(blocks, replicas.count())
+    new, failures = _inverted(shares[replicas.index()], blocks, states, dampings)
+    made = inverses(blocks, [new.get(i, state) for i, state in enumerate(states)])
+    if hand_over:
+        flat = replicas.gathered([[t for i in share for t in made[i]] for share in shares])
+        for share, tensors in zip(shares, flat, strict=True):
+            found = tf.nest.pack_sequence_as([made[i] for i in share], tensors)
+            made = [dict(zip(share, found, strict=True)).get(i, m) for i, m in enumerate(made)]
+    small, failed = _inverted(_in_no_share(blocks), blocks, states, dampings)
+    states = assembled(blocks, estimates(blocks, states), made)
+    states = [small.get(i, state) for i, state in enumerate(states)]
+    return states, replicas.total(failures) + failed
+
+
+def precondition_in_shares(
+    blocks: Sequence[Block], states: States, tensors: Sequence[tf.Tensor]
+) -> list[tf.Tensor]:
+    """The damped inverse of the whole matrix times a vector; each replica has its own inverses.
+
+    Args:
+        blocks: As for `precondition`.
+        states: As for `precondition`; of those of other replicas nothing is looked at.
+        tensors: As for `precondition`, the same on every replica.
+    """
+    own = shares_of(blocks, replicas.count())[replicas.index()]
+    if replicas.index() == 0:
+        own = [*own, *_in_no_share(blocks)]
+    pieces = preconditioned_pieces([blocks[i] for i in own], [states[i] for i in own], tensors)
+    return replicas.total(
+        [
+            tf.add_n(found) if found else tf.zeros_like(tensor)
+            for found, tensor in zip(pieces, tensors, strict=True)
+        ]
+    )
+
+
+def _in_no_share(blocks: Sequence[Block]) -> list[int]:
+    return [i for i, block in enumerate(blocks) if not block.inversion_cost]
+
+
+def _inverted(
+    places: Sequence[int],
+    blocks: Sequence[Block],
+    states: States,
+    dampings: Sequence[tf.Tensor],
+) -> tuple[dict[int, Any], tf.Tensor]:
+    """New states of some blocks, by position, and the number of failures."""
+    renewed, failures = invert(*([each[i] for i in places] for each in (blocks, states, dampings)))
+    return dict(zip(places, renewed, strict=True)), failures
