@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import keras
 import numpy as np
@@ -322,3 +324,34 @@ def test_an_optimizer_built_without_a_layer_refuses_it_as_keras_does(new):
     model.layers[0].trainable = True
     with pytest.raises(ValueError, match="recreate a new optimizer instance"):
         two_steps(recompiled(model, model.optimizer))
+
+
+# Afterwards
+
+
+def graphs():
+    return {weakref.ref(each) for each in gc.get_objects() if issubclass(type(each), tf.Graph)}
+
+
+@pytest.mark.parametrize("name", ["KFRA", "HessianFree"])
+def test_nothing_of_a_model_that_is_gone_stays_in_memory(new):
+    def train():
+        class Own(keras.layers.Layer):
+            def call(self, x):
+                return 2 * x
+
+        model = keras.Sequential([keras.Input((5,)), *stock().layers, Own()])
+        made(new(), model, run_eagerly=False).fit(X[:16], Y[:16], **FIT)
+        return [weakref.ref(part) for part in (model, model.optimizer, *model.layers, Own)]
+
+    def live(references):
+        return [reference() for reference in references if reference() is not None]
+
+    before = graphs()
+    parts = train()
+    traced_graphs = graphs() - before
+    assert traced_graphs
+    for _ in range(2):  # the class goes after the one that stood for it
+        gc.collect()
+    assert live(parts) == []
+    assert live(traced_graphs) == []

@@ -67,15 +67,6 @@ def built(variables, **kwargs):
     return optimizer
 
 
-def test_sum_over_replicas():
-    strategy, variable = tf.distribute.get_strategy(), weights()
-    pairs = [(tf.constant(GRADIENT), variable)]
-    summed = strategy.run(lambda: optimizers.sum_over_replicas(built([variable]), pairs))
-    [(gradient, same)] = summed
-    assert same is variable
-    np.testing.assert_array_equal(gradient, GRADIENT)
-
-
 def test_index_of():
     variables = [weights(), weights(), weights()]
     optimizer = built(variables)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 
 from tf_kfgn._keras.inventory import stands_for
-
-GradientsAndVariables = Iterable[tuple[Any, Any]]
 
 
 @stands_for(
@@ -55,14 +52,6 @@ class HookedOptimizer(keras.optimizers.Optimizer):
         self, grads: list[Any], trainable_variables: list[Any], learning_rate: Any
     ) -> None:
         self.move_variables(grads, trainable_variables, learning_rate)
-
-
-@stands_for("keras.optimizers.Optimizer._all_reduce_sum_gradients")
-def sum_over_replicas(
-    optimizer: keras.optimizers.Optimizer, gradients: GradientsAndVariables
-) -> GradientsAndVariables:
-    """Gradients summed over the replicas of a strategy, as Keras' own update starts."""
-    return optimizer._all_reduce_sum_gradients(gradients)
 
 
 @stands_for("keras.optimizers.Optimizer._get_variable_index")

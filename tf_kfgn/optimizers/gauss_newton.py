@@ -12,7 +12,8 @@ import keras
 import tensorflow as tf
 from typing_extensions import override
 
-from tf_kfgn._keras.optimizers import index_of, number_of_calls, sum_over_replicas
+from tf_kfgn import replicas
+from tf_kfgn._keras.optimizers import index_of, number_of_calls
 from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.factors.sharing import Approximation
@@ -410,8 +411,11 @@ class GaussNewton(Stateful, abc.ABC):
     def _whole_gradient(self, grads_and_vars: Iterable[tuple[Any, Any]]) -> list[tf.Tensor]:
         """The gradient summed over replicas; zeros where the objective gave none."""
         gradient = [tf.zeros(v.shape, v.dtype) for v in self.layout.variables]
-        for value, variable in sum_over_replicas(self, grads_and_vars):
+        pairs = list(grads_and_vars)
+        # Keras' own sum would keep the graph alive for ever, even with one replica: the reduction
+        # of TensorFlow enters a gradient of its own into a global registry.
+        sums = replicas.total([tf.convert_to_tensor(value) for value, _ in pairs])
+        for value, (_, variable) in zip(sums, pairs, strict=True):
             # With an open batch the gradient of a reshaped product has no static shape.
-            whole = tf.ensure_shape(tf.convert_to_tensor(value), variable.shape)
-            gradient[index_of(self, variable)] = whole
+            gradient[index_of(self, variable)] = tf.ensure_shape(value, variable.shape)
         return gradient

@@ -8,6 +8,7 @@ objects of the user's.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from typing import Any
 
 from tf_kfgn._keras.layers import public_module, take_name_of
@@ -29,7 +30,8 @@ class Role:
 
     Attributes:
         counterparts: The class that stands for a stock class. Classes that are not registered are
-            made when they are met, and kept, so that equal layers have equal classes.
+            made when they are met, and equal layers have equal classes. A class of the user's own
+            is not kept beyond its last object.
     """
 
     def __init__(self, mixin: type[Swapped], base: type[Swapped] | None = None) -> None:
@@ -41,7 +43,7 @@ class Role:
         """
         self._mixin = mixin
         self._base = base or mixin
-        self._made: dict[type, type] = {}
+        self._made: weakref.WeakValueDictionary[type, type] = weakref.WeakValueDictionary()
         self.counterparts: dict[type, type] = {}
 
     def register(self, cls: Any) -> Any:
@@ -50,12 +52,11 @@ class Role:
         return cls
 
     def counterpart(self, stock: type) -> type:
-        """The class that stands for a stock class: the same one with every call."""
-        if stock in self.counterparts:
-            return self.counterparts[stock]
-        if stock not in self._made:
-            self._made[stock] = self.make(stock)
-        return self._made[stock]
+        """The class that stands for a stock class: the same one for as long as it is used."""
+        counterpart = self.counterparts.get(stock) or self._made.get(stock)
+        if counterpart is None:
+            counterpart = self._made[stock] = self.make(stock)
+        return counterpart
 
     def make(self, stock: Any, *bases: type) -> type:
         """A subclass that files and messages take for the stock class.
