@@ -1,7 +1,7 @@
 """Prints the weights after twenty updates on some replicas, as JSON: {problem: weights}.
 
-Where replicas hold shares of the inverses, what stands under the problem and ` from a file` says how
-training goes on without a strategy: the largest difference of a prediction, and the age of the
+Where replicas hold shares of the inverses, what stands under the problem and ` from a file` says
+how training goes on without a strategy: the largest difference of a prediction, and the age of the
 inverses before and after an epoch.
 
     python train_on_replicas.py REPLICAS PROBLEM...
