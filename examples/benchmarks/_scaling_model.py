@@ -51,19 +51,20 @@ class Mode:
 
     Attributes:
         name: Its name.
-        shared: Whether each replica inverts its share, and all get all inverses.
+        sharding: As the optimizers take it.
         factor_bytes: Bytes that travel for each entry of a factor.
     """
 
     name: str
-    shared: bool
+    sharding: str | None
     factor_bytes: float
 
 
 MODES = (
-    Mode("each inverts all, whole factors", False, 4.0),
-    Mode("shares, triangles", True, 2.0),
-    Mode("shares, triangles in bfloat16", True, 1.0),
+    Mode("each inverts all, whole factors", None, 4.0),
+    Mode("shares of inversions", "inversions", 2.0),
+    Mode("shares of inversions, bfloat16", "inversions", 1.0),
+    Mode("shares of inverses", "inverses", 2.0),
 )
 
 
@@ -72,7 +73,8 @@ class Work:
     """What one replica has to do, in seconds where nothing else is said.
 
     Attributes:
-        each_update: Everything that is done in each update, gradient and all.
+        each_update: What is done in each update, gradient and all, but for the next.
+        preconditioning: All inverses times a gradient.
         factors: New factors and their averages.
         inversions: That of each block.
         weights: Numbers in the gradient.
@@ -83,6 +85,7 @@ class Work:
     """
 
     each_update: float
+    preconditioning: float
     factors: float
     inversions: Sequence[float]
     weights: int
@@ -96,6 +99,7 @@ class Work:
         return dataclasses.replace(
             self,
             each_update=self.each_update / times,
+            preconditioning=self.preconditioning / times,
             factors=self.factors / times,
             inversions=[seconds / times for seconds in self.inversions],
         )
@@ -103,9 +107,11 @@ class Work:
 
 def analytic(work: Work, mode: Mode, link: Interconnect, replicas: int) -> float:
     """Mean seconds of an update with perfect shares and no stragglers."""
-    inversion = sum(work.inversions) / (replicas if mode.shared else 1)
+    inversion = sum(work.inversions) / (replicas if mode.sharding else 1)
+    preconditioning = work.preconditioning / (replicas if mode.sharding == "inverses" else 1)
     return (
         work.each_update
+        + preconditioning
         + work.factors / work.factor_period
         + inversion / work.inverse_period
         + sum(_messages(work, mode, link, replicas))
@@ -128,7 +134,9 @@ def simulated(
     generator = np.random.default_rng(seed)
     owners = longest_first(work.inversions, replicas)
     loads = np.bincount(owners, work.inversions, replicas)
-    own_inversions = loads if mode.shared else np.full(replicas, sum(work.inversions))
+    whole = np.full(replicas, sum(work.inversions))
+    own_inversions = loads if mode.sharding else whole
+    own_blocks = (loads if mode.sharding == "inverses" else whole) / sum(work.inversions)
 
     def slowest(seconds: float | np.ndarray) -> float:
         deviations = generator.normal(-(spread**2) / 2, spread, size=replicas)
@@ -136,18 +144,20 @@ def simulated(
 
     total = work.inverse_period * sum(_messages(work, mode, link, replicas))
     for update in range(work.inverse_period):
-        total += slowest(work.each_update)
+        total += slowest(work.each_update + work.preconditioning * own_blocks)
         if update % work.factor_period == 0:
             total += slowest(work.factors)
     return (total + slowest(own_inversions)) / work.inverse_period
 
 
 def _messages(work: Work, mode: Mode, link: Interconnect, replicas: int) -> tuple[float, ...]:
-    """Seconds of gradients, factors, inverses and small sums in an update."""
-    inverses = link.gather_seconds(2.0 * work.entries, replicas) if mode.shared else 0.0
+    """Seconds of gradient and direction, factors, inverses and small sums in an update."""
+    handed_over = mode.sharding == "inversions"
+    inverses = link.gather_seconds(2.0 * work.entries, replicas) if handed_over else 0.0
     factors = link.sum_seconds(mode.factor_bytes * work.entries, replicas)
+    vectors = 2 if mode.sharding == "inverses" else 1  # the gradient, and the direction
     return (
-        link.sum_seconds(4.0 * work.weights, replicas),
+        vectors * link.sum_seconds(4.0 * work.weights, replicas),
         factors / work.factor_period,
         inverses / work.inverse_period,
         work.sums * link.sum_seconds(0.0, replicas),

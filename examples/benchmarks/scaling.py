@@ -4,7 +4,8 @@
 
 First the graphs of 1, 2 and 4 replicas, logical devices of this CPU, are traced and counted: what
 the busiest replica inverts, as part of all blocks, and what the replica that sends most sends, in
-whole factors, in triangles, in bfloat16 and in inverses. Nothing is estimated there.
+whole factors, in triangles, in bfloat16 and in inverses. Nothing is estimated there. The last
+column has the inverses that a replica must hold with `sharding="inverses"`.
 
 Then the parts of an update of a dense net are measured on this machine (`breakdown.py` describes
 them), and a model puts them together: each replica has the batch that was measured, and messages
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -43,8 +45,9 @@ import tf_kfgn
 from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.layout import Layout
-from tf_kfgn.blocks.shares import invert_in_shares
+from tf_kfgn.blocks.shares import invert_in_shares, shares_of
 from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.replicas.buffers import numbers
 
 LINKS = {
     link.name: link
@@ -141,15 +144,32 @@ def table_of_counts(name: str, layout: Layout) -> Table:
     """A row for each number of replicas."""
     columns = ("whole factors", "triangles", "bfloat16", "inverses")
     shown = Table(title=f"{name}, {len(layout.blocks)} blocks: MiB that a replica sends")
-    for heading in ("replicas", "busiest inverts", "of the ideal", *columns):
+    for heading in ("replicas", "busiest inverts", "of the ideal", *columns, "held inverses"):
         shown.add_column(heading, justify="right")
     whole = sum(block.inversion_cost for block in layout.blocks)
     for count in COUNTED:
         found = counted(layout, count)
         part = found["inverses"].busiest / whole
         sent = [f"{found[column].sent / 2**20:.1f}" for column in columns]
-        shown.add_row(str(count), f"{part:.1%}", f"{part * count:.2f}", *sent)
+        held = f"{held_bytes(layout, count) / 2**20:.1f}"
+        shown.add_row(str(count), f"{part:.1%}", f"{part * count:.2f}", *sent, held)
     return shown
+
+
+def held_bytes(layout: Layout, count: int) -> int:
+    """Bytes of the inverses of the largest share, as `sharding="inverses"` keeps them.
+
+    Args:
+        layout: The blocks.
+        count: How many replicas; with one alone all are kept, as whole matrices.
+    """
+    inverses = [block.slots[len(block.slots) // 2 :] for block in layout.blocks]
+    if count == 1:
+        return 4 * sum(math.prod(slot.shape) for slots in inverses for slot in slots)
+    return 4 * max(
+        sum(numbers(slot.shape) for place in share for slot in inverses[place])
+        for share in shares_of(layout.blocks, count)
+    )
 
 
 def measured_work(size: Size, method: str, repeats: int) -> Work:
@@ -180,6 +200,7 @@ def work_of(measured: Measured, layout: Layout, optimizer: GaussNewton) -> Work:
     costs = [block.inversion_cost for block in layout.blocks]
     slots = [slot for block in layout.blocks for slot in block.slots]
     return Work(
+        preconditioning=seconds.pop("preconditioning"),
         each_update=sum(seconds.values()),
         factors=factors * settings.factor_period,
         inversions=[inversions * cost / sum(costs) for cost in costs],
