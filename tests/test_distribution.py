@@ -140,11 +140,13 @@ def test_in_half_precision_they_differ_by_its_rounding(on_one_device, on_two_rep
 
 
 @pytest.mark.slow
-def test_factors_that_travel_in_half_precision_differ_by_its_rounding(
-    on_one_device, on_two_replicas
-):
-    found, exact = on_two_replicas["kflr_in_bfloat16"], on_one_device["kflr"]
-    assert 1e-4 < np.max(np.abs(found - exact)) < 0.05 * np.max(np.abs(exact))
+def test_factors_that_travel_in_half_precision_train_as_well(on_one_device, on_two_replicas):
+    found, exact = (
+        of["kflr" + narrow + " loss"]
+        for of, narrow in ((on_two_replicas, "_in_bfloat16"), (on_one_device, ""))
+    )
+    assert np.max(np.abs(found - exact)) > 1e-6  # they are other factors
+    np.testing.assert_allclose(found, exact, rtol=0.1)
 
 
 def start_worker(

@@ -1,8 +1,9 @@
 """Prints the weights after twenty updates on some replicas, as JSON: {problem: weights}.
 
-Where replicas hold shares of the inverses, what stands under the problem and ` from a file` says
-how training goes on without a strategy: the largest difference of a prediction, and the age of the
-inverses before and after an epoch.
+Under the problem and ` loss` stands the loss in each epoch. Where replicas hold shares of the
+inverses, what stands under the problem and ` from a file` says how training goes on without a
+strategy: the largest difference of a prediction, and the age of the inverses before and after an
+epoch.
 
     python train_on_replicas.py REPLICAS PROBLEM...
 
@@ -95,16 +96,17 @@ def compiled_model(problem: str) -> keras.Model:
 
 
 def trained(problem: str, strategy: tf.distribute.Strategy | None) -> dict[str, list[float]]:
-    """The weights after training, with averages of batch normalisation, by the problem."""
+    """What is printed of a problem; weights are those after training, averages among them."""
     with strategy.scope() if strategy else contextlib.nullcontext():
         model = compiled_model(problem)
     x, y, weights = data(model.input_shape[1:])
     epochs = UPDATES // BATCHES
-    model.fit(x, y, BATCH_SIZE, epochs, sample_weight=weights, shuffle=False, verbose=0)
+    history = model.fit(x, y, BATCH_SIZE, epochs, sample_weight=weights, shuffle=False, verbose=0)
     found = np.concatenate([np.ravel(weight) for weight in model.get_weights()]).tolist()
+    found_of = {problem: found, f"{problem} loss": history.history["loss"]}
     if strategy and problem.endswith("_in_shares"):
-        return {problem: found, f"{problem} from a file": goes_on_from_a_file(model, x, y)}
-    return {problem: found}
+        found_of[f"{problem} from a file"] = goes_on_from_a_file(model, x, y)
+    return found_of
 
 
 def goes_on_from_a_file(model: keras.Model, x: np.ndarray, y: np.ndarray) -> list[float]:
