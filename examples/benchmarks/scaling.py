@@ -38,6 +38,7 @@ from _report import plt, require_writable
 from _scaling_model import MODES, Interconnect, Work, analytic, simulated
 from breakdown import METHODS, NETS, Size
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -272,12 +273,17 @@ def draw(rows: Sequence[Row], width: int, faster: float) -> Figure:
         kept = [row for row in rows if belongs(row)]
         for label in dict.fromkeys(row[key] for row in kept):
             counts, formula, points = zip(*(r[3:] for r in kept if r[key] == label), strict=True)
-            (line,) = axes.loglog(counts, 1e3 * np.array(formula), label=str(label))
+            name = f"width {label}" if isinstance(label, int) else label
+            (line,) = axes.loglog(counts, 1e3 * np.array(formula), label=name)
             axes.loglog(counts, 1e3 * np.array(points), "o", markersize=4, color=line.get_color())
         axes.set_title(title, fontsize="medium")
         axes.set_xlabel("replicas")
+        axes.set_xticks(REPLICAS[::2], [f"{count:,}" for count in REPLICAS[::2]])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.legend(fontsize="small")
-    panels[0].set_ylabel(f"ms of an update, computing {faster:g} times as fast as here")
+    panels[0].set_ylabel(f"ms of an update,\ncomputing {faster:g} times as fast as here")
     return figure
 
 
