@@ -366,6 +366,7 @@ def test_a_preconditioner_halves_the_iterations_at_least():
         ({"damping": 0.0}, r"`damping`.*more than 0.*received 0\.0"),
         ({"damping_decay": 1.0}, r"`damping_decay`.*below 1.*received 1\.0"),
         ({"step_size": 1.0}, "step_size"),
+        ({"sharding": None}, r"no \['sharding'\]: it runs on one device"),
         ({"typo": 1}, "not recognized"),
     ],
 )

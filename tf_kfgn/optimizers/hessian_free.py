@@ -23,6 +23,8 @@ from tf_kfgn.recording.tape import CurvatureTape
 
 # Arguments of the other optimizers that have no meaning here.
 FOREIGN = {"step_size", "momentum", "gradient_decay", "overshoot", "model_fraction"}
+# Those that say how replicas work together; it runs on one device.
+OF_REPLICAS = {"sharding", "communication_dtype"}
 
 
 @keras.saving.register_keras_serializable(package="tf_kfgn")
@@ -164,6 +166,10 @@ class HessianFree(GaussNewton):
                 f"HessianFree has no {foreign}: its step is that of CG, with the gradient of the "
                 "batch. `learning_rate` scales it, `warm_start` says where CG starts."
             )
+        if OF_REPLICAS & set(kwargs):
+            raise ValueError(
+                f"HessianFree has no {sorted(OF_REPLICAS & set(kwargs))}: it runs on one device."
+            )
         search = SearchSettings(
             max_cg_iterations=max_cg_iterations,
             cg_tolerance=cg_tolerance,
@@ -260,7 +266,7 @@ class HessianFree(GaussNewton):
     def get_config(self) -> dict[str, Any]:
         """The constructor arguments."""
         settings = self.settings.config()
-        for fixed in FOREIGN:
+        for fixed in (FOREIGN | OF_REPLICAS) & settings.keys():
             del settings[fixed]
         search = {name: getattr(self.search, name) for name in self.search.__dataclass_fields__}
         return {
