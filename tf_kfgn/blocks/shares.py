@@ -60,7 +60,8 @@ def invert_in_shares(
         flat = replicas.gathered([[t for i in share for t in made[i]] for share in shares])
         for share, tensors in zip(shares, flat, strict=True):
             found = tf.nest.pack_sequence_as([made[i] for i in share], tensors)
-            made = [dict(zip(share, found, strict=True)).get(i, m) for i, m in enumerate(made)]
+            for i, of_block in zip(share, found, strict=True):
+                made[i] = of_block
     small, failed = _inverted(_in_no_share(blocks), blocks, states, dampings)
     states = assembled(blocks, estimates(blocks, states), made)
     states = [small.get(i, state) for i, state in enumerate(states)]
