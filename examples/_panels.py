@@ -103,7 +103,7 @@ def _draw_panel(axes: Axes, panel: Panel, horizontal: str) -> None:
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds" if horizontal == "seconds" else "updates")
     axes.set_ylabel(textwrap.fill(panel.error, 30))
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.grid(axis="y", color="0.92")
