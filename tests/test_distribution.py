@@ -185,7 +185,7 @@ def test_two_workers_one_of_them_killed_end_from_checkpoints_where_one_device_do
     assert workers[1].returncode == -signal.SIGKILL
     assert workers[0].returncode not in (0, -signal.SIGKILL)  # told that it is alone
     ports = free_ports(2)
-    others = (*OPTIMIZERS, "kfra_in_half")
+    others = (*OPTIMIZERS, "kfra_in_half", "kfac_in_shares")
     found = outcomes([start_worker(index, ports, folder, -1, *others) for index in range(2)])
     assert [one["first"] for one in found] == [8, 8]
     for one in found:
@@ -194,4 +194,7 @@ def test_two_workers_one_of_them_killed_end_from_checkpoints_where_one_device_do
             np.testing.assert_allclose(
                 one[optimizer], on_one_device[optimizer], rtol=1e-5, atol=1e-8, err_msg=optimizer
             )
+        np.testing.assert_allclose(
+            one["kfac_in_shares"], on_one_device["kfac"], rtol=1e-5, atol=1e-8
+        )
         assert_differ_by_half_precision(one["kfra_in_half"], on_one_device["kfra_in_half"])

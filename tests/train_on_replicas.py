@@ -102,11 +102,15 @@ def trained(problem: str, strategy: tf.distribute.Strategy | None) -> dict[str, 
     x, y, weights = data(model.input_shape[1:])
     epochs = UPDATES // BATCHES
     history = model.fit(x, y, BATCH_SIZE, epochs, sample_weight=weights, shuffle=False, verbose=0)
-    found = np.concatenate([np.ravel(weight) for weight in model.get_weights()]).tolist()
-    found_of = {problem: found, f"{problem} loss": history.history["loss"]}
+    found_of = {problem: weights_of(model), f"{problem} loss": history.history["loss"]}
     if strategy and problem.endswith("_in_shares"):
         found_of[f"{problem} from a file"] = goes_on_from_a_file(model, x, y)
     return found_of
+
+
+def weights_of(model: keras.Model) -> list[float]:
+    """All weights of a model, averages of batch normalisation among them."""
+    return np.concatenate([np.ravel(weight) for weight in model.get_weights()]).tolist()
 
 
 def goes_on_from_a_file(model: keras.Model, x: np.ndarray, y: np.ndarray) -> list[float]:

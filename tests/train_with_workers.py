@@ -30,7 +30,7 @@ import tensorflow as tf  # noqa: E402
 STRATEGY = tf.distribute.MultiWorkerMirroredStrategy()  # before anything else of TensorFlow
 
 import train_on_replicas  # noqa: E402
-from train_on_replicas import BATCH_SIZE, BATCHES, SETTINGS, UPDATES  # noqa: E402
+from train_on_replicas import BATCH_SIZE, BATCHES, SETTINGS, UPDATES, weights_of  # noqa: E402
 
 import tf_kfgn  # noqa: E402
 
@@ -57,11 +57,6 @@ def batches(*arrays: np.ndarray) -> tf.data.Dataset:
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return whole.repeat(UPDATES // BATCHES).with_options(options)
-
-
-def weights_of(model: keras.Model) -> list[float]:
-    """All weights of a model, averages of batch normalisation among them."""
-    return np.concatenate([np.ravel(weight) for weight in model.get_weights()]).tolist()
 
 
 def trained(problem: str) -> list[float]:

@@ -48,6 +48,7 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import invert_in_shares, shares_of
 from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE
 from tf_kfgn.replicas.buffers import numbers
 
 LINKS = {
@@ -60,7 +61,6 @@ LINKS = {
 }
 REPLICAS = tuple(2**power for power in range(11))
 COUNTED = (1, 2, 4)
-MAX_FACTOR_SIZE = 4096  # as the optimizers have it
 
 
 def autoencoder() -> keras.Model:
@@ -131,7 +131,7 @@ def counted(layout: Layout, count: int) -> dict[str, Counts]:
 
     def inverses(states: collection.States) -> Any:
         dampings = [tf.ones(())] * len(states)
-        return invert_in_shares(layout.blocks, states, dampings, hand_over=True)
+        return invert_in_shares(layout.blocks, states, dampings, "inversions")
 
     return {
         "whole factors": of(lambda states: replicas.mean(factors(states))),
@@ -164,7 +164,7 @@ def held_bytes(layout: Layout, count: int) -> int:
         layout: The blocks.
         count: How many replicas; with one alone all are kept, as whole matrices.
     """
-    inverses = [block.slots[len(block.slots) // 2 :] for block in layout.blocks]
+    inverses = [block.inverse_slots for block in layout.blocks]
     if count == 1:
         return 4 * sum(math.prod(slot.shape) for slots in inverses for slot in slots)
     return 4 * max(

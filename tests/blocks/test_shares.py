@@ -57,18 +57,16 @@ def test_every_dense_block_is_in_one_share(layout):
     assert max(costs) < 0.7 * sum(costs)
 
 
-@pytest.mark.parametrize("hand_over", [False, True])
+@pytest.mark.parametrize("sharding", ["inverses", "inversions"])
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_inverses_of_a_replica_are_those_of_one_device(
-    layout, states, on_replica, count, hand_over
+    layout, states, on_replica, count, sharding
 ):
     dampings = [tf.constant(0.1 * (1 + i), tf.float64) for i in range(len(states))]
     expected, _ = collection.invert(layout.blocks, states, dampings)
     for index in range(count):
         on_replica(index, count)
-        found, failures = shares.invert_in_shares(
-            layout.blocks, states, dampings, hand_over=hand_over
-        )
+        found, failures = shares.invert_in_shares(layout.blocks, states, dampings, sharding)
         own = [*shares.shares_of(layout.blocks, count)[index], 3, 4]
         for place, (state, good, old) in enumerate(zip(found, expected, states, strict=True)):
             for one, other in zip(state, good if place in own else old, strict=True):
@@ -81,7 +79,7 @@ def test_failures_of_what_all_invert_are_counted_once(layout, states, on_replica
     dampings = [tf.constant(0.1, tf.float64)] * len(poor)
     for index in range(2):
         on_replica(index, 2)
-        _, failures = shares.invert_in_shares(layout.blocks, poor, dampings, hand_over=False)
+        _, failures = shares.invert_in_shares(layout.blocks, poor, dampings, "inverses")
         assert int(failures) == 2
 
 
@@ -92,7 +90,7 @@ def test_preconditioned_parts_add_up(layout, states, on_replica, count):
     parts = []
     for index in range(count):
         on_replica(index, count)
-        parts.append(shares.precondition_in_shares(layout.blocks, states, tensors))
+        parts.append(shares.precondition_in_shares(layout.blocks, states, tensors, "inverses"))
     expected = collection.precondition(layout.blocks, states, tensors)
     for *found, whole in zip(*parts, expected, strict=True):
         np.testing.assert_allclose(sum(found), whole, rtol=1e-12)

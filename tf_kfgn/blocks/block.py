@@ -50,6 +50,11 @@ class Block(abc.ABC):
     def slots(self) -> list[Slot]:
         """The tensors of the state: averages, as `estimate` has them, and then their inverses."""
 
+    @property
+    def inverse_slots(self) -> list[Slot]:
+        """Those of the slots that hold inverses: the second half."""
+        return self.slots[len(self.slots) // 2 :]
+
     @abc.abstractmethod
     def state(self, values: Sequence[Any]) -> Any:
         """A state with one value for each slot."""

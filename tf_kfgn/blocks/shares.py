@@ -18,6 +18,7 @@ from tf_kfgn.blocks.collection import (
     estimates,
     inverses,
     invert,
+    precondition,
     preconditioned_pieces,
 )
 
@@ -38,9 +39,12 @@ def shares_of(blocks: Sequence[Block], count: int) -> list[list[int]]:
 
 
 def invert_in_shares(
-    blocks: Sequence[Block], states: States, dampings: Sequence[tf.Tensor], *, hand_over: bool
+    blocks: Sequence[Block],
+    states: States,
+    dampings: Sequence[tf.Tensor],
+    sharding: str | None,
 ) -> tuple[States, tf.Tensor]:
-    """Invert every damped block on one of the replicas.
+    """Invert every damped block on one of the replicas, or on each.
 
     Inside a condition only if that is one of `tf_kfgn.replicas`.
 
@@ -48,15 +52,18 @@ def invert_in_shares(
         blocks: As for `invert`.
         states: As for `invert`; the averages are the same on every replica.
         dampings: As for `invert`.
-        hand_over: Whether every replica gets all inverses. Otherwise those of others stay.
+        sharding: `"inversions"` if every replica gets all inverses, `"inverses"` if those of others
+            stay, None if each inverts all.
 
     Returns:
         What `invert` does.
     """
+    if sharding is None or replicas.count() == 1:
+        return invert(blocks, states, dampings)
     shares = shares_of(blocks, replicas.count())
     new, failures = _inverted(shares[replicas.index()], blocks, states, dampings)
     made = inverses(blocks, [new.get(i, state) for i, state in enumerate(states)])
-    if hand_over:
+    if sharding == "inversions":
         flat = replicas.gathered([[t for i in share for t in made[i]] for share in shares])
         for share, tensors in zip(shares, flat, strict=True):
             found = tf.nest.pack_sequence_as([made[i] for i in share], tensors)
@@ -69,15 +76,21 @@ def invert_in_shares(
 
 
 def precondition_in_shares(
-    blocks: Sequence[Block], states: States, tensors: Sequence[tf.Tensor]
+    blocks: Sequence[Block],
+    states: States,
+    tensors: Sequence[tf.Tensor],
+    sharding: str | None,
 ) -> list[tf.Tensor]:
-    """The damped inverse of the whole matrix times a vector; each replica has its own inverses.
+    """The damped inverse of the whole matrix times a vector.
 
     Args:
         blocks: As for `precondition`.
-        states: As for `precondition`; of those of other replicas nothing is looked at.
+        states: As for `precondition`.
         tensors: As for `precondition`, the same on every replica.
+        sharding: With `"inverses"` each replica has its own, and looks at no others.
     """
+    if sharding != "inverses" or replicas.count() == 1:
+        return precondition(blocks, states, tensors)
     own = shares_of(blocks, replicas.count())[replicas.index()]
     if replicas.index() == 0:
         own = [*own, *_in_no_share(blocks)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -116,14 +115,10 @@ def with_inverses(
     outgrown = scalars.damping > STALE * scalars.inverted_damping
     due = (early | old | outgrown) & (scalars.factor_updates > 0)
     kept = collection.inverses(layout.blocks, states)
-    invert = collection.invert
-    if settings.sharding is not None and replicas.count() > 1:
-        hand_over = settings.sharding == "inversions"
-        invert = functools.partial(invert_in_shares, hand_over=hand_over)
 
     def inverted() -> tuple[Estimates, tf.Tensor]:
         dampings = layout.block_dampings(scalars.damping)
-        renewed, failures = invert(layout.blocks, states, dampings)
+        renewed, failures = invert_in_shares(layout.blocks, states, dampings, settings.sharding)
         return collection.inverses(layout.blocks, renewed), failures
 
     inverses, failures = replicas.conditional(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))

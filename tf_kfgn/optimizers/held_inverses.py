@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
-from tf_kfgn.blocks.block import Slot
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import shares_of
 from tf_kfgn.optimizers.memory import Memory
@@ -35,7 +34,9 @@ class HeldInverses:
         self._shares = shares_of(layout.blocks, count)
         self._places = {place for share in self._shares for place in share}
         lengths = [
-            sum(numbers(slot.shape) for place in share for slot in self._slots(place))
+            sum(
+                numbers(slot.shape) for place in share for slot in self._blocks[place].inverse_slots
+            )
             for share in self._shares
         ]
         # The last number says whether the others are inverses.
@@ -58,11 +59,13 @@ class HeldInverses:
         """
         buffer = tf.convert_to_tensor(self._buffer)
         share = self._shares[replicas.index()]
-        slots = [slot for place in share for slot in self._slots(place)]
+        slots = [slot for place in share for slot in self._blocks[place].inverse_slots]
         specs = [tf.TensorSpec(slot.shape, self._dtype) for slot in slots]
         length = sum(numbers(slot.shape) for slot in slots)
         found = iter(restored(buffer[:length], specs))
-        own = {place: tuple(next(found) for _ in self._slots(place)) for place in share}
+        own = {
+            place: tuple(next(found) for _ in self._blocks[place].inverse_slots) for place in share
+        }
         age = tf.where(buffer[-1] > 0, memory.scalars.inverse_age, 0)
         return self._with(memory, own).with_scalars(inverse_age=age)
 
@@ -87,16 +90,14 @@ class HeldInverses:
 
     def without(self, memory: Memory) -> Memory:
         """The memory with `ABSENT` in place of every inverse that is held here."""
-        absent = {place: (ABSENT,) * len(self._slots(place)) for place in self._places}
+        absent = {
+            place: (ABSENT,) * len(self._blocks[place].inverse_slots) for place in self._places
+        }
         return self._with(memory, absent)
 
     def forget(self) -> None:
         """Let the next update compute them anew."""
         self._buffer.assign(tf.zeros_like(self._buffer))
-
-    def _slots(self, place: int) -> list[Slot]:
-        slots = self._blocks[place].slots
-        return slots[len(slots) // 2 :]
 
     def _with(self, memory: Memory, inverses: dict[int, tuple[tf.Tensor, ...]]) -> Memory:
         """The memory with other inverses of some blocks."""

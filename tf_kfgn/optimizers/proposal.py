@@ -9,7 +9,6 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_kfgn import replicas
-from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.factor import is_finite
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import precondition_in_shares
@@ -79,9 +78,9 @@ def propose(
     gradient = batch.gradient
     if batch.tape is not None:
         gradient = averaged_gradient(settings, memory, gradient)
-    held_apart = settings.sharding == "inverses" and replicas.count() > 1
-    precondition = precondition_in_shares if held_apart else collection.precondition
-    preconditioned = precondition(layout.blocks, memory.blocks, gradient)
+    preconditioned = precondition_in_shares(
+        layout.blocks, memory.blocks, gradient, settings.sharding
+    )
     direction = zero_unless(batch.moving, [-tensor for tensor in preconditioned])
     tape = batch.tape_of_model
     if tape is None:

@@ -79,13 +79,15 @@ class MemoryVariables:
         self.held = HeldInverses(layout, dtype) if apart else None
 
         def state_of(place: int, block: Block) -> Any:
-            half = len(block.slots) // 2
-            here = block.slots[:half] if self.held and self.held.holds(place) else block.slots
-            made = [
-                add(f"{block.name}_{slot.name}", slot.shape, _INITIALIZERS[slot.initial])
-                for slot in here
-            ]
-            return block.state([*made, *[ABSENT] * (len(block.slots) - len(made))])
+            away = block.inverse_slots if self.held and self.held.holds(place) else []
+            return block.state(
+                [
+                    ABSENT
+                    if slot in away
+                    else add(f"{block.name}_{slot.name}", slot.shape, _INITIALIZERS[slot.initial])
+                    for slot in block.slots
+                ]
+            )
 
         self.blocks = [state_of(place, block) for place, block in enumerate(layout.blocks)]
         self.previous_step = optimizer.add_optimizer_variables(layout.variables, "previous_step")
