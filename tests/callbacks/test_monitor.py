@@ -15,7 +15,7 @@ import tensorflow as tf
 from problems import MSE, dense, sequential
 
 import tf_kfgn
-from tf_kfgn.blocks import collection
+from tf_kfgn.blocks import shares
 from tf_kfgn.callbacks import CurvatureMonitor
 from tf_kfgn.callbacks.figure import MAX_LEGEND, draw
 from tf_kfgn.callbacks.monitor import RECORDED
@@ -304,7 +304,7 @@ def test_seconds_are_attributed_to_what_ran(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(collection, "invert", ticking("inverses", collection.invert))
+    monkeypatch.setattr(shares, "invert", ticking("inverses", shares.invert))
     monkeypatch.setattr(
         gauss_newton, "new_estimates", ticking("factors", gauss_newton.new_estimates)
     )

@@ -56,8 +56,11 @@ def test_kronecker_factors_finds_it_by_its_name(monkeypatch):
 def test_its_optimizer_takes_checks_and_saves_its_argument():
     optimizer = OfIdentities(scale=3.0, approximation="reduce", factor_period=2)
     assert optimizer.estimator.config() == {
-        "approximation": "reduce", "max_factor_size": 4096, "scale": 3.0
-    }  # fmt: skip
+        "approximation": "reduce",
+        "max_factor_size": 4096,
+        "communication_dtype": None,
+        "scale": 3.0,
+    }
     assert OfIdentities.from_config(optimizer.get_config()).estimator.scale == 3.0
     with pytest.raises(ValueError, match=r"`scale`.*received -1"):
         OfIdentities(scale=-1)
