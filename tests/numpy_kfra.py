@@ -29,7 +29,7 @@ class NumpyKFRA:
         self.previous = [np.zeros_like(w) for w in weights]
         self.mean = [np.zeros_like(w) for w in weights]
         self.alpha = self.mu = self.rho = 0.0
-        self.R = self.trust = 1.0
+        self.R, self.trust = 0.0, 1.0  # R is not known yet
         self.agreement = self.usual_overshoot = 0.0
         self.reserve = [np.zeros_like(w) for w in weights]
         self.n = 0
@@ -71,7 +71,8 @@ class NumpyKFRA:
         # Factors.
         if self.t % self.factor_period == 0:
             self.k += 1
-            eps = min(1 - 1 / self.k, self.curvature_decay)
+            known = 1 - 1 / max(self.R, 1) if self.R else 1
+            eps = min(1 - 1 / self.k, known, self.curvature_decay)
             G = 2 / D * np.eye(D)
             for i in reversed(range(len(self.W))):
                 self.A[i] = eps * self.A[i] + (1 - eps) * inputs[i].T @ inputs[i] / N
@@ -140,7 +141,7 @@ class NumpyKFRA:
         # How much more the last step curved on its own batch than on this one.
         if self.t > 0:
             most = min(10 * max(self.R, 1), 100)
-            self.R = 0.9 * self.R + 0.1 * np.clip(self.own / C[1, 1], 0.1, most)
+            self.R = 0.9 * (self.R or 1) + 0.1 * np.clip(self.own / C[1, 1], 0.1, most)
         self.own = c @ C @ c
 
         # Whether the last step was too long for this batch.

@@ -289,9 +289,32 @@ def test_one_batch_of_another_kind_raises_the_ratio_little():
 
 
 def test_the_weight_of_the_old_gradients_has_a_limit():
-    settings = tf_kfgn.KFRA(gradient_decay=0.7).settings
-    weights = [float(averaging.weight_of_old(settings, tf.constant(r))) for r in (0.0, 0.5, 1e6)]
+    weights = [float(averaging.weight_of_old(tf.constant(r), 0.7)) for r in (0.0, 0.5, 1e6)]
     assert weights == pytest.approx([0.0, 0.0, 0.7])
+
+
+@pytest.mark.parametrize(
+    ("noise_ratio", "estimates", "weight"),
+    [
+        (0.0, 0, 0.0),  # R is not known
+        (0.0, 9, 0.9),
+        (1.0, 9, 0.0),  # batches agree: the newest factors alone
+        (4.0, 9, 0.75),
+        (4.0, 1, 0.5),
+        (1e6, 9, 0.9),
+        (1e6, 999, 0.95),
+    ],
+)
+def test_old_factors_are_kept_as_far_as_batches_disagree(noise_ratio, estimates, weight):
+    model = made_eager(tf_kfgn.KFRA())
+    optimizer = model.optimizer
+    optimizer.build(model.trainable_variables)
+    memory = optimizer.memory.read().with_scalars(
+        noise_ratio=tf.constant(noise_ratio, tf.float64),
+        factor_updates=tf.constant(estimates, tf.int64),
+    )
+    found = averaging.weight_of_old_factors(optimizer.settings, memory)
+    assert float(found) == pytest.approx(weight)
 
 
 def test_without_an_average_there_is_no_copy_of_the_weights():

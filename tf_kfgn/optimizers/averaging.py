@@ -1,4 +1,4 @@
-"""The average of earlier gradients, in so far as the batches disagree.
+"""How much of earlier gradients and factors is kept: as much as the batches disagree.
 
 A direction that one batch made fits the noise of that batch: along it the batch's own curvature
 is far larger than that of any other, and the step size comes out too small. How much larger is
@@ -12,10 +12,14 @@ the noise. The direction is preconditioned from
     ḡ <- β ḡ + (1 - β) g,    β = min(1 - 1/R, decay),
 
 so that it is the gradient itself at R = 1, and an average over about R batches otherwise.
+
+The same holds for the factors: what is old in their averages is out of date by as much as the
+weights have moved since, and worth having only where it takes noise out of the new ones.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -45,17 +49,29 @@ def averaged_gradient(
     """
     if not memory.mean_gradient:
         return list(gradient)
-    beta = weight_of_old(settings, memory.scalars.noise_ratio)
+    beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
     return [
         tf.cast(beta, new.dtype) * old + tf.cast(1 - beta, new.dtype) * new
         for old, new in zip(memory.mean_gradient, gradient, strict=True)
     ]
 
 
-def weight_of_old(settings: Settings, noise_ratio: tf.Tensor) -> tf.Tensor:
-    """β for a noise ratio R; 0 until R is known."""
-    limit = tf.constant(settings.gradient_decay, noise_ratio.dtype)
-    return tf.minimum(1 - 1 / tf.maximum(noise_ratio, 1), limit)
+def weight_of_old(noise_ratio: tf.Tensor, limit: float) -> tf.Tensor:
+    """`min(1 - 1/R, limit)`; 0 until R is known."""
+    return tf.minimum(1 - 1 / tf.maximum(noise_ratio, 1), tf.constant(limit, noise_ratio.dtype))
+
+
+def weight_of_old_factors(settings: Settings, memory: Memory) -> tf.Tensor:
+    """ε: as β, but at most `1 - 1/k` for the k-th estimate, and that until R is known.
+
+    Args:
+        settings: The optimizer's settings.
+        memory: Its memory, before the estimate has entered.
+    """
+    ratio = memory.scalars.noise_ratio
+    known = tf.where(ratio > 0, ratio, tf.constant(math.inf, ratio.dtype))
+    count = tf.cast(memory.scalars.factor_updates + 1, ratio.dtype)
+    return tf.minimum(1 - 1 / count, weight_of_old(known, settings.curvature_decay))
 
 
 def share_taken_at_once(settings: Settings, memory: Memory) -> tf.Tensor:
@@ -68,7 +84,7 @@ def share_taken_at_once(settings: Settings, memory: Memory) -> tf.Tensor:
     scalars = memory.scalars
     if not memory.reserve:
         return scalars.trust
-    return tf.minimum(scalars.trust, 1 - weight_of_old(settings, scalars.noise_ratio))
+    return tf.minimum(scalars.trust, 1 - weight_of_old(scalars.noise_ratio, settings.gradient_decay))
 
 
 def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:

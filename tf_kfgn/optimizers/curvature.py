@@ -15,6 +15,7 @@ from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import invert_in_shares
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.optimizers.accumulation import Accumulated
+from tf_kfgn.optimizers.averaging import weight_of_old_factors
 from tf_kfgn.optimizers.damping import RETRY
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
@@ -82,8 +83,7 @@ def with_factors(
     """Where due, mix newly estimated factors into the averages."""
     states, scalars = memory.blocks, memory.scalars
     new = replicas.conditional(due, estimate, lambda: collection.estimates(layout.blocks, states))
-    count = tf.cast(scalars.factor_updates + 1, scalars.damping.dtype)
-    decay = tf.minimum(1 - 1 / count, settings.curvature_decay)
+    decay = weight_of_old_factors(settings, memory)
 
     def mixed() -> tuple[Estimates, tf.Tensor]:
         averaged, accepted = collection.average(layout.blocks, states, new, decay)

@@ -77,8 +77,10 @@ class GaussNewton(Stateful, abc.ABC):
             arrays or batches of a fixed size (`drop_remainder=True`); all of the batch otherwise,
             or where the model takes no part of one. Less than `1` costs a forward pass of the
             part, and saves more.
-        curvature_decay: Weight ε of the old averages when new factors come, at most `1 - 1/k` for
-            the k-th. Defaults to `0.95`, after Martens & Grosse (2015).
+        curvature_decay: Largest weight ε of the old averages when new factors come:
+            `ε = min(1 - 1/k, 1 - 1/R, curvature_decay)` for the k-th, since old factors are out of
+            date, and worth having only against noise. Defaults to `0.95`, after Martens & Grosse
+            (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
             about as much as a gradient, and move slowly.
         inverse_period: Updates between two inversions. Defaults to `20`. During the first
