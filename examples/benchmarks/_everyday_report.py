@@ -107,8 +107,8 @@ def _summary(name: str, chosen: Sequence[tuple[Row, str]]) -> dict:
 
 
 def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Path]:
-    """Write ratios and a figure of them; the paths of the two files."""
-    table, plot = folder / "everyday.csv", folder / "everyday.png"
+    """Write ratios, a page and a figure of them; the paths of the three files."""
+    table, page, plot = (folder / f"everyday.{kind}" for kind in ("csv", "md", "png"))
     with replacing(table) as partial, partial.open("w", newline="") as stream:
         lines = csv.writer(stream)
         states = (
@@ -142,11 +142,62 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
                         row.lowest_objective("seconds"),
                     )
                 )
+    with replacing(page) as partial:
+        partial.write_text(as_markdown(rows))
     figure = draw(rows)
     with replacing(plot) as partial:
         figure.savefig(partial, format="png", dpi=150)
     plt.close(figure)
-    return [table, plot]
+    return [table, page, plot]
+
+
+def as_markdown(rows: Sequence[Row]) -> str:
+    """The ratios of the best of ours, and the summary, as a page."""
+    measures = [HEADINGS[measure] for measure in MEASURES]
+    lines = [
+        "# Everyday tasks",
+        "",
+        "Written by `python examples/benchmarks/everyday.py`; edit that, not this. Objectives of "
+        "training examples at",
+        "equal updates and at equal seconds, and best validation metrics: ours with nothing but "
+        "defaults over the best",
+        "first-order run; below 1 is won. Medians over seeds; `-` has not been run.",
+        "",
+        *_heading("task", "batch", "ours", *measures, "objective", "first-order", "its best"),
+    ]
+    for row in rows:
+        best = row.best or ""
+        lines.append(
+            _line(
+                row.task,
+                f"{row.batch_size:,}",
+                best.upper(),
+                *(_text(row.ratio(best, measure)) for measure in MEASURES),
+                _text(row.ours[best].objective) if row.ours else "-",
+                _text(row.lowest_objective("updates")),
+                _champion(row, "updates"),
+            )
+        )
+    lines += ["", "Won / equal / lost, and the geometric mean of the ratios:", ""]
+    states = ("runs", "failed", "diverged", "stalled")
+    lines += _heading("ours", *measures, *states, "taken back")
+    for found in summarise(rows):
+        won = (
+            "{} / {} / {}, ".format(*found[f"won_{name}"]) + _text(found[f"mean_{name}"])
+            for name in MEASURES
+        )
+        name = found["ours"] if found["ours"] == BEST else found["ours"].upper()
+        counts = (str(found[state]) for state in states)
+        lines.append(_line(name, *won, *counts, f"{found['rejected']:.1f}"))
+    return "\n".join(lines) + "\n"
+
+
+def _heading(first: str, *others: str) -> list[str]:
+    return [_line(first, *others), _line("---", *("---:" for _ in others))]
+
+
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def draw(rows: Sequence[Row]) -> Figure:

@@ -190,7 +190,9 @@ def test_what_failed_is_lost_and_counted(modules, tmp_path):
     best, kfac = report.summarise(rows)
     assert best["failed"] == kfac["failed"] == 1
     assert kfac["won_updates"] == (0, 0, 1)
-    assert all(path.stat().st_size for path in report.write_results(tmp_path, rows))
+    written = {path.suffix: path for path in report.write_results(tmp_path, rows)}
+    assert all(path.stat().st_size for path in written.values())
+    assert "| KFAC | failed | - | failed |" in written[".md"].read_text()
 
 
 # How long updates take
