@@ -82,8 +82,10 @@ class NumpyKFRA:
                     G = (kernel @ G @ kernel.T) * (slopes[i].T @ slopes[i] / N)
 
         # Inverses.
-        early = self.t < self.inverse_period and self.t % self.factor_period == 0
-        if early or self.age >= self.inverse_period or self.tau > 2 * self.inverted:
+        estimates = self.t % self.factor_period == 0
+        early = self.t < self.inverse_period and estimates
+        old = self.age >= self.inverse_period and (not estimates or self.factor_period == 1)
+        if early or old or self.tau > 2 * self.inverted:
             self.inverted = self.tau
             damping = self.tau + 2 * self.l2
             for i, (A, G) in enumerate(zip(self.A, self.G, strict=True)):

@@ -139,7 +139,7 @@ ALL_AT_ONCE = {
         "test_faults.py::test_killed_twenty_times_training_ends_where_it_would_have"
     ),
     "serving without tf_kfgn": (
-        "test_serving.py::test_predictions_are_bitwise_equal_where_there_is_no_tf_kfgn"
+        "test_serving.py::test_predictions_are_the_same_where_there_is_no_tf_kfgn"
     ),
     "training where only TensorFlow is": (
         "test_exporting.py::test_where_there_is_only_tensorflow_its_steps_are_those_of_fit"

@@ -44,6 +44,18 @@ def test_costs_are_measured_beside_what_was_expected(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_updates_are_timed_beside_those_of_adam(monkeypatch, capsys):
+    import step_times
+
+    monkeypatch.setattr(step_times, "EARLY", 1)
+    monkeypatch.setattr(step_times, "ROUNDS", 1)
+    assert step_times.main(["--tasks", "wine", "--methods", "kfac", "--updates", "3"]) == 0
+    adam, kfac = (line for line in capsys.readouterr().out.splitlines() if "wine" in line)
+    assert adam.count(" 1.00 ") == 2  # beside itself
+    assert "KFAC" in kfac
+
+
+@pytest.mark.slow
 def test_batch_sizes_are_compared(monkeypatch, capsys):
     import batch_size
 

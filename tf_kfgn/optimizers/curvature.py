@@ -105,15 +105,19 @@ def with_inverses(
 ) -> Memory:
     """On the inverse period, with each early estimate and after a failure, invert every block.
 
-    And when the damping has grown `STALE` times since the last inversion: the steps of less
+    An update that estimates factors leaves the periodic inversion to the next one, so that no update
+    is much longer than the others. And when the damping has grown `STALE` times since the last inversion: the steps of less
     damped inverses have just proved too long. A failure raises the damping, and the next update
     tries again.
     """
     states, scalars = memory.blocks, memory.scalars
-    early = (iteration < settings.inverse_period) & (iteration % settings.factor_period == 0)
-    old = (scalars.inverse_age == 0) | (scalars.inverse_age >= settings.inverse_period)
+    estimates = iteration % settings.factor_period == 0
+    early = (iteration < settings.inverse_period) & estimates
+    missing, old = scalars.inverse_age == 0, scalars.inverse_age >= settings.inverse_period
+    if settings.factor_period > 1:
+        old &= ~estimates
     outgrown = scalars.damping > STALE * scalars.inverted_damping
-    due = (early | old | outgrown) & (scalars.factor_updates > 0)
+    due = (missing | early | old | outgrown) & (scalars.factor_updates > 0)
     kept = collection.inverses(layout.blocks, states)
 
     def inverted() -> tuple[Estimates, tf.Tensor]:

@@ -1,0 +1,146 @@
+"""How long the updates of a task take beside those of Adam, and how even they are.
+
+    python examples/benchmarks/step_times.py
+
+Takes tasks of `everyday.py` with their larger batch, and times single updates, all methods in
+turns, after the first ones, which invert every new estimate. The columns are the median in
+milliseconds; mean and median over those of Adam; the 99th percentile over the median, which says
+how much longer the updates are that estimate factors, invert them or compare; and the first update,
+with tracing, over that of Adam. Other work on the machine shows up in the 99th percentile first:
+Adam's says how much there is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
+
+import numpy as np
+from _arguments import positive_integer
+from _methods import GAUSS_NEWTON, Method, adam
+from _report import print_in_full
+from _tasks import TASKS, Task
+from _trainer import Trainer
+from rich.console import Console
+from rich.table import Table
+
+METHODS = {"adam": adam(1e-3), **GAUSS_NEWTON}
+DEFAULT_TASKS = ("autoencoder", "batchnorm_convnet", "character_transformer", "adding_lstm")
+EARLY = 25  # updates that are not counted
+ROUNDS = 3
+
+
+class Times(NamedTuple):
+    """Of one method on one task.
+
+    Attributes:
+        first: Seconds until the first update was made, tracing included.
+        later: Seconds of each update after the early ones, of all rounds.
+    """
+
+    first: float
+    later: np.ndarray
+
+    @property
+    def median(self) -> float:
+        """Seconds of a usual update."""
+        return float(np.median(self.later))
+
+    @property
+    def mean(self) -> float:
+        """Seconds of an update."""
+        return float(np.mean(self.later))
+
+    @property
+    def unevenness(self) -> float:
+        """The 99th percentile over the median."""
+        return float(np.percentile(self.later, 99)) / self.median
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print a row for each task and method."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=tuple(TASKS),
+        default=DEFAULT_TASKS,
+        metavar="NAME",
+        help=f"of {', '.join(TASKS)} (default: {' '.join(DEFAULT_TASKS)})",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=tuple(GAUSS_NEWTON),
+        default=("kfac", "kfra"),
+        metavar="NAME",
+        help=f"of {', '.join(GAUSS_NEWTON)} (default: kfac kfra)",
+    )
+    parser.add_argument(
+        "--updates",
+        type=positive_integer,
+        default=100,
+        help="that are counted, of each method in each of three turns (default: 100)",
+    )
+    args = parser.parse_args(arguments)
+    table = Table("task", "batch", "method", "ms", "mean / Adam", "median / Adam", "99 %", "first")
+    console = Console()
+    try:
+        for name in args.tasks:
+            task = TASKS[name]
+            methods = [method for method in args.methods if method not in task.left_out]
+            times = time_updates(task, ("adam", *methods), args.updates)
+            for method, found in times.items():
+                table.add_row(*row(task, METHODS[method], found, times["adam"]))
+    except (ImportError, OSError) as error:
+        print(f"step_times.py: error: {error}", file=sys.stderr)
+        return 1
+    print_in_full(console, table)
+    return 0
+
+
+def time_updates(task: Task, methods: Iterable[str], updates: int) -> dict[str, Times]:
+    """Time all methods in turns, each from new weights.
+
+    Args:
+        task: With its largest batch.
+        methods: Keys of `METHODS`.
+        updates: That count, of a turn.
+    """
+    trainers, first = {}, {}
+    later: dict[str, list[float]] = {method: [] for method in methods}
+    for method in later:
+        trainers[method] = Trainer(task, task.batch_sizes[-1], METHODS[method])
+        start = time.perf_counter()
+        trainers[method].seconds_of_updates(1)
+        first[method] = time.perf_counter() - start
+    for _ in range(ROUNDS):
+        for method, trainer in trainers.items():
+            later[method] += trainer.seconds_of_updates(EARLY + updates)[EARLY:]
+    return {method: Times(first[method], np.array(later[method])) for method in later}
+
+
+def row(task: Task, method: Method, times: Times, beside: Times) -> tuple[str, ...]:
+    """Cells of the table."""
+    return (
+        task.name,
+        f"{task.batch_sizes[-1]:,}",
+        method.label,
+        f"{1e3 * times.median:.1f}",
+        f"{times.mean / beside.mean:.2f}",
+        f"{times.median / beside.median:.2f}",
+        f"{times.unevenness:.2f}",
+        f"{times.first / beside.first:.1f}",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
