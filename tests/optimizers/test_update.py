@@ -29,7 +29,7 @@ def test_updates_equal_the_numpy_transcription(damping):
         logs = model.train_on_batch(x, y, return_dict=True)
         plain.step(x, y)
         for actual, expected in zip(joint_weights(model), plain.W, strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
+            np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
         for actual, expected in (
             (optimizer.step_size, plain.alpha),
             (optimizer.momentum, plain.mu),
