@@ -16,6 +16,7 @@ ONLY_IN = {
     ".json": ("tests/",),
     ".keras": ("tests/saved/",),
     ".csv": ("examples/", "docs/"),
+    ".xz": ("examples/benchmarks/everyday-runs",),
 }
 NAMES = {"Makefile", "LICENSE", ".gitignore", ".ci/run", "tf_kfgn/py.typed"}
 

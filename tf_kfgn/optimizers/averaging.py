@@ -84,7 +84,9 @@ def share_taken_at_once(settings: Settings, memory: Memory) -> tf.Tensor:
     scalars = memory.scalars
     if not memory.reserve:
         return scalars.trust
-    return tf.minimum(scalars.trust, 1 - weight_of_old(scalars.noise_ratio, settings.gradient_decay))
+    return tf.minimum(
+        scalars.trust, 1 - weight_of_old(scalars.noise_ratio, settings.gradient_decay)
+    )
 
 
 def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:

@@ -105,10 +105,10 @@ def with_inverses(
 ) -> Memory:
     """On the inverse period, with each early estimate and after a failure, invert every block.
 
-    An update that estimates factors leaves the periodic inversion to the next one, so that no update
-    is much longer than the others. And when the damping has grown `STALE` times since the last inversion: the steps of less
+    And when the damping has grown `STALE` times since the last inversion: the steps of less
     damped inverses have just proved too long. A failure raises the damping, and the next update
-    tries again.
+    tries again. An update that estimates factors leaves the periodic inversion to the next one, so
+    that none is much longer than the others.
     """
     states, scalars = memory.blocks, memory.scalars
     estimates = iteration % settings.factor_period == 0
