@@ -3,8 +3,9 @@
     python examples/figure2.py --dataset curves
 
 Trains D-1000-500-250-30 and mirrored, as the paper does, or the net that the literature has for the
-data set. KFRA and KFAC run with their defaults, which average the curvature over updates (the
-paper's curvature momentum, dashed), and without that average; HessianFree runs with its defaults.
+data set. KFRA and KFAC run with their defaults, which average the curvature over updates as far as
+batches disagree (the paper's curvature momentum, dashed), and without that average; HessianFree
+runs with its defaults.
 SGD, momentum, Nesterov, Adam, AdamW and Muon are searched over learning rates, at full length, and
 the grid is widened until the best rate is inside; AdamW and Muon have a warm-up and cosine decay.
 The best rate then runs with the other seeds.

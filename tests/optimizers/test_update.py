@@ -17,19 +17,19 @@ L2 = 1e-3
 SETTINGS = {"factor_period": 2, "inverse_period": 4, "damping_period": 3, "curvature_decay": 0.9}
 
 
-@pytest.mark.parametrize("damping", [0.3, 1e-4], ids=["much damping", "little damping"])
+@pytest.mark.parametrize("damping", [0.3, 1e-2], ids=["much damping", "little damping"])
 def test_updates_equal_the_numpy_transcription(damping):
-    settings = {**SETTINGS, "overshoot": 0.0}
+    settings = {**SETTINGS, "overshoot": 0.1}
     optimizer = tf_kfgn.KFRA(damping=damping, min_damping=0.7 * damping, **settings)
     model = made(optimizer, L2)
     plain = NumpyKFRA(joint_weights(model), L2, damping, 0.7 * damping, **settings)
     dampings, ratios = [], []
-    for x, y in batches(15):
+    for x, y in batches(20):
         before = plain.objective(x, y, plain.W)
         logs = model.train_on_batch(x, y, return_dict=True)
         plain.step(x, y)
         for actual, expected in zip(joint_weights(model), plain.W, strict=True):
-            np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
         for actual, expected in (
             (optimizer.step_size, plain.alpha),
             (optimizer.momentum, plain.mu),
@@ -39,7 +39,7 @@ def test_updates_equal_the_numpy_transcription(damping):
             (logs["damping"], plain.tau),
             (logs["step_size"], plain.alpha),
         ):
-            np.testing.assert_allclose(float(actual), expected, rtol=1e-6, atol=1e-8)
+            np.testing.assert_allclose(float(actual), expected, rtol=1e-6)
         model.reset_metrics()
         np.testing.assert_allclose(logs["loss"], before, rtol=1e-6)
         dampings.append(plain.tau)
@@ -47,10 +47,10 @@ def test_updates_equal_the_numpy_transcription(damping):
     assert len(set(dampings)) > 1  # the damping was adapted
     assert plain.averaged > 5  # the gradients were averaged
     assert plain.R > 1.2  # and the factors
-    assert plain.shortened > 1  # steps were shortened, since batches told that they were too long
+    assert plain.shortened > 2  # steps were shortened, since batches told that they were too long
     assert all(np.abs(r).max() > 0 for r in plain.reserve)  # and parts of steps are held back
     assert plain.bounded > 0  # the bound held some steps back
-    assert plain.compared == 10 + 2 == len(set(ratios))  # early ones, and then every third
+    assert plain.compared == 10 + 3 == len(set(ratios))  # early ones, and then every third
 
 
 def test_the_transcription_notices_another_damping():

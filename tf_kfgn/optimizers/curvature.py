@@ -83,9 +83,9 @@ def with_factors(
     """Where due, mix newly estimated factors into the averages."""
     states, scalars = memory.blocks, memory.scalars
     new = replicas.conditional(due, estimate, lambda: collection.estimates(layout.blocks, states))
-    decay = weight_of_old_factors(settings, memory)
 
     def mixed() -> tuple[Estimates, tf.Tensor]:
+        decay = weight_of_old_factors(settings, memory)
         averaged, accepted = collection.average(layout.blocks, states, new, decay)
         return collection.estimates(layout.blocks, averaged), accepted
 

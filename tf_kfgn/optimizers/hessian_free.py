@@ -84,8 +84,8 @@ class HessianFree(GaussNewton):
             update. Defaults to `1.0`.
         preconditioner: `"kfra"`, `"kflr"` or `"kfac"`, whose damped blocks precondition CG, or the
             name of a registered estimator of your own. Defaults to `None`: plain CG.
-        curvature_decay: Of the preconditioner, as in `KFAC`: weight of the old averages when new
-            factors come. Defaults to `0.95`.
+        curvature_decay: Of the preconditioner: weight of the old averages when new factors come,
+            at most `1 - 1/k` for the k-th. Defaults to `0.95`.
         factor_period: Of the preconditioner: updates between two estimates of the factors. Defaults
             to `1`: they cost no more than an iteration or two of CG.
         inverse_period: Of the preconditioner: updates between two inversions. Defaults to `5`.
