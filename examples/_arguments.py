@@ -1,10 +1,36 @@
-"""Numbers on the command line: types for argparse whose errors say what would be right."""
+"""Arguments of scripts: names to choose from, and numbers whose errors say what would be right."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import math
+from collections.abc import Iterable, Sequence
+
+
+def add_names(
+    parser: argparse.ArgumentParser,
+    option: str,
+    choices: Iterable[str],
+    default: Sequence[str] | None = None,
+) -> None:
+    """Let the user name several things, all of which are listed in the help.
+
+    Args:
+        parser: Gets the option.
+        option: Such as `--methods`.
+        choices: What can be named.
+        default: What is taken otherwise; with None, which stands for all, that is up to the caller.
+    """
+    choices = tuple(choices)
+    parser.add_argument(
+        option,
+        nargs="+",
+        choices=choices,
+        default=default,
+        metavar="NAME",
+        help=f"of {', '.join(choices)} (default: {' '.join(default or ('all',))})",
+    )
 
 
 def positive_number(text: str) -> float:

@@ -37,11 +37,22 @@ def measure_paces(
     Returns:
         For each method, the median over rounds of the mean over updates.
     """
-    measured: dict[str, list[float]] = {method: [] for method in trainers}
+    measured = times_in_turns(trainers, rounds=rounds, updates=updates)
+    return {
+        method: statistics.median(map(statistics.fmean, turns))
+        for method, turns in measured.items()
+    }
+
+
+def times_in_turns(
+    trainers: Mapping[str, Timed], *, rounds: int, updates: int
+) -> dict[str, list[list[float]]]:
+    """Seconds of each update, a list for each turn of a method; arguments as of `measure_paces`."""
+    measured: dict[str, list[list[float]]] = {method: [] for method in trainers}
     for _ in range(rounds):
         for method, trainer in trainers.items():
-            measured[method].append(statistics.fmean(trainer.seconds_of_updates(updates)))
-    return {method: statistics.median(seconds) for method, seconds in measured.items()}
+            measured[method].append(trainer.seconds_of_updates(updates))
+    return measured
 
 
 class Paces:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from _arguments import add_names
 from _contest import Budget, Contest
 from _contest_files import check_same_problem
 from _contest_progress import leave_files, print_results, run_contest
@@ -83,13 +84,7 @@ def parser_of(
         default="hour",
         help=f"smoke: a few updates; hour: {budgets['hour'].seconds:g} s for each run (default)",
     )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=tuple(methods),
-        metavar="NAME",
-        help=f"of {', '.join(methods)} (default: all)",
-    )
+    add_names(parser, "--methods", methods)
     parser.add_argument(
         "--out",
         type=pathlib.Path,

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
 
-from _arguments import positive_number
+from _arguments import add_names, positive_number
 from _bench import COMPARISONS, FIRST_ORDER, OURS, Bench, Plan, expected_runs, expected_seconds
 from _clock import Clock, in_words
 from _comparison import compare
@@ -153,20 +153,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=tuple(TASKS),
-        metavar="NAME",
-        help=f"of {', '.join(TASKS)} (default: all)",
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=(*OURS, *FIRST_ORDER),
-        metavar="NAME",
-        help=f"of {', '.join((*OURS, *FIRST_ORDER))} (default: all)",
-    )
+    add_names(parser, "--tasks", TASKS)
+    add_names(parser, "--methods", (*OURS, *FIRST_ORDER))
     parser.add_argument(
         "--comparisons",
         nargs="+",

@@ -22,8 +22,9 @@ from typing import NamedTuple
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
 
 import numpy as np
-from _arguments import positive_integer
+from _arguments import add_names, positive_integer
 from _methods import GAUSS_NEWTON, Method, adam
+from _paces import ROUNDS, times_in_turns
 from _report import print_in_full
 from _tasks import TASKS, Task
 from _trainer import Trainer
@@ -33,7 +34,6 @@ from rich.table import Table
 METHODS = {"adam": adam(1e-3), **GAUSS_NEWTON}
 DEFAULT_TASKS = ("autoencoder", "batchnorm_convnet", "character_transformer", "adding_lstm")
 EARLY = 25  # updates that are not counted
-ROUNDS = 3
 
 
 class Times(NamedTuple):
@@ -41,7 +41,7 @@ class Times(NamedTuple):
 
     Attributes:
         first: Seconds until the first update was made, tracing included.
-        later: Seconds of each update after the early ones, of all rounds.
+        later: Seconds of each update after the early ones, a row for each turn.
     """
 
     first: float
@@ -68,22 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=tuple(TASKS),
-        default=DEFAULT_TASKS,
-        metavar="NAME",
-        help=f"of {', '.join(TASKS)} (default: {' '.join(DEFAULT_TASKS)})",
-    )
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        choices=tuple(GAUSS_NEWTON),
-        default=("kfac", "kfra"),
-        metavar="NAME",
-        help=f"of {', '.join(GAUSS_NEWTON)} (default: kfac kfra)",
-    )
+    add_names(parser, "--tasks", TASKS, DEFAULT_TASKS)
+    add_names(parser, "--methods", GAUSS_NEWTON, ("kfac", "kfra"))
     parser.add_argument(
         "--updates",
         type=positive_integer,
@@ -116,16 +102,16 @@ def time_updates(task: Task, methods: Iterable[str], updates: int) -> dict[str, 
         updates: That count, of a turn.
     """
     trainers, first = {}, {}
-    later: dict[str, list[float]] = {method: [] for method in methods}
-    for method in later:
+    for method in methods:
         trainers[method] = Trainer(task, task.batch_sizes[-1], METHODS[method])
         start = time.perf_counter()
         trainers[method].seconds_of_updates(1)
         first[method] = time.perf_counter() - start
-    for _ in range(ROUNDS):
-        for method, trainer in trainers.items():
-            later[method] += trainer.seconds_of_updates(EARLY + updates)[EARLY:]
-    return {method: Times(first[method], np.array(later[method])) for method in later}
+    measured = times_in_turns(trainers, rounds=ROUNDS, updates=EARLY + updates)
+    return {
+        method: Times(first[method], np.array(turns)[:, EARLY:])
+        for method, turns in measured.items()
+    }
 
 
 def row(task: Task, method: Method, times: Times, beside: Times) -> tuple[str, ...]:
