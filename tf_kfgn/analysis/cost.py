@@ -76,7 +76,7 @@ def block_cost(
     rows, columns = block.rows, block.columns
     A, G = block.factor_shapes
     positions = sum(use.shared for use in uses)
-    one_hot = block.matrix.diagonal_input  # a row of the matrix is looked up
+    one_hot = block.matrix.one_hot  # a row of the matrix is looked up
     forward = 2 * positions * groups * (1 if one_hot else rows) * columns
     moment = 1 if one_hot else 2 * groups * rows * A[-1]
     return BlockCost(

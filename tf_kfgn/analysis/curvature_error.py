@@ -24,7 +24,7 @@ from tf_kfgn.analysis.gauss_newton import gauss_newton_matrix
 from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.analysis.products import gradient_in_graph
 from tf_kfgn.factors.estimator import uses_of_matrices
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.sharing import DEFAULT, Approximation
 from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
 from tf_kfgn.numerics.checks import POSITIVE, check_number, check_seed
 from tf_kfgn.recording.tape import CurvatureTape
@@ -41,7 +41,7 @@ def curvature_error(
     y: Any = None,
     dampings: Sequence[float] = DAMPINGS,
     num_samples: int = 1,
-    approximation: Approximation = "expand",
+    approximation: Approximation = DEFAULT,
     seed: int = 0,
     sample_weight: Any = None,
     spatial: str = "auto",

@@ -14,7 +14,7 @@ from tf_kfgn.analysis.inspection import tape_of
 from tf_kfgn.factors import ESTIMATORS, KroneckerFactors
 from tf_kfgn.factors.estimator import FactorEstimator
 from tf_kfgn.factors.kfra import SPATIAL
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.sharing import DEFAULT, Approximation
 from tf_kfgn.numerics.checks import check_choice, check_count, check_seed
 
 
@@ -26,7 +26,7 @@ def kronecker_factors(
     *,
     y: Any = None,
     num_samples: int = 1,
-    approximation: Approximation = "expand",
+    approximation: Approximation = DEFAULT,
     seed: int | None = None,
     sample_weight: Any = None,
     spatial: str = "auto",
@@ -42,8 +42,8 @@ def kronecker_factors(
         method: `"kfra"`, `"kflr"` or `"kfac"`.
         y: Targets. The curvature of the known losses does not depend on them.
         num_samples: Sampled cotangents for each example; only KFAC looks at it.
-        approximation: How shared weights enter, `"expand"` or `"reduce"`, or a dictionary from
-            names of layers to these.
+        approximation: How shared weights enter, `"correlated"`, `"expand"` or `"reduce"`, or a
+            dictionary from names of layers to these. Peers' libraries expand.
         seed: Seed of the samples, or None for another one with each call.
         sample_weight: Weights of the examples as `fit` takes them, or None. They scale the
             curvature as they scale the loss.
@@ -72,7 +72,7 @@ def kronecker_factors(
 
 def estimator_of(
     method: str,
-    approximation: Approximation = "expand",
+    approximation: Approximation = DEFAULT,
     num_samples: int = 1,
     spatial: str = "auto",
 ) -> FactorEstimator:

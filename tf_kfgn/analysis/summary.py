@@ -14,6 +14,7 @@ from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import find_blocks, path_of
 from tf_kfgn.enabling import recording
+from tf_kfgn.factors.sharing import DEFAULT
 from tf_kfgn.layers.parts import diagonal_variables, recordable_layers
 from tf_kfgn.numerics.checks import check_count, check_flag
 from tf_kfgn.operations.features import num_features
@@ -177,7 +178,7 @@ def _note(block: Block, layer: Any, uses: list[Any], optimizer: GaussNewton) -> 
         notes.append(f"{block.matrix.groups} groups, apart")
     if sum(use.shared for use in uses) > 1:
         chosen = optimizer.approximation
-        name = chosen if isinstance(chosen, str) else chosen.get(block.matrix.layer, "expand")
+        name = chosen if isinstance(chosen, str) else chosen.get(block.matrix.layer, DEFAULT)
         places = f"{len(uses)} uses" if len(uses) > 1 else f"{uses[0].shared} positions"
         notes.append(f"{places}: {name}")
     return "; ".join(notes)

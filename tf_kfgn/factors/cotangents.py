@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from tf_kfgn import replicas
 from tf_kfgn.factors.demand import Demand, cotangent_size
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, num_used_positions
+from tf_kfgn.factors.estimator import FactorEstimator, OutputCurvature, Uses, num_used_positions
+from tf_kfgn.factors.sharing import square_of_sums
 from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import ParametrisedOperation
@@ -70,7 +71,7 @@ class CotangentEstimator(FactorEstimator):
         column: tf.Tensor,
         variables: Sequence[Any],
     ) -> list[tf.Tensor]:
-        """What one cotangent of the outputs adds to each G, then to each diagonal.
+        """What one cotangent of the outputs adds to each G, then to squares, then to diagonals.
 
         Args:
             tape: A recorded pass.
@@ -81,8 +82,7 @@ class CotangentEstimator(FactorEstimator):
         """
         positions = [num_used_positions(operations) for operations in uses.values()]
         found = self.products_of_column(tape, uses, outputs, column, variables, positions)
-        gradients = replicas.total(found[len(uses) :])
-        return found[: len(uses)] + [squared_gradient(g, outputs) for g in gradients]
+        return self.with_diagonals(found, uses, outputs)
 
     def products_of_column(
         self,
@@ -93,7 +93,7 @@ class CotangentEstimator(FactorEstimator):
         variables: Sequence[Any],
         positions: Sequence[tf.Tensor | None],
     ) -> list[tf.Tensor]:
-        """What one cotangent adds to each G, then the gradient of each variable on this replica.
+        """What one cotangent adds to each G and square, then each variable's gradient here.
 
         Nothing here waits for other replicas, unless the model does.
 
@@ -113,7 +113,7 @@ class CotangentEstimator(FactorEstimator):
             id(operation): operation.cotangent_rows(cotangent)
             for operation, cotangent in zip(operations, cotangents, strict=False)
         }
-        factors = []
+        factors, squares, correlated = [], [], self.correlated(uses)
         for (matrix, ops), used in zip(uses.items(), positions, strict=True):
             joined = tf.concat([rows[id(op)] for op in ops], axis=1)
             factor = self.sharing_of(matrix).output_factor(
@@ -121,8 +121,24 @@ class CotangentEstimator(FactorEstimator):
             )
             # A layer that is called without a batch axis, as on all positions, is called once for
             # all examples. Its cotangents are sums over them, which random signs keep apart.
-            factors.append(factor * (batch_size(joined) / tf.cast(examples, joined.dtype)))
-        return factors + cotangents[len(operations) :]
+            share = batch_size(joined) / tf.cast(examples, joined.dtype)
+            factors.append(factor * share)
+            if matrix in correlated:
+                squares.append(square_of_sums(joined) * share)
+        return factors + squares + cotangents[len(operations) :]
+
+    def with_diagonals(
+        self, found: list[tf.Tensor], uses: Uses, outputs: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """`products_of_column`, with what the gradients say of diagonals in their place."""
+        kept = len(uses) + len(self.correlated(uses))
+        gradients = replicas.total(found[kept:])
+        return found[:kept] + [squared_gradient(g, outputs) for g in gradients]
+
+    def curvature_of(self, parts: list[tf.Tensor], uses: Uses) -> OutputCurvature:
+        """Sums over columns, by what they are."""
+        first, last = len(uses), len(uses) + len(self.correlated(uses))
+        return OutputCurvature(parts[:first], parts[first:last], parts[last:])
 
     def zeros(self, uses: Uses, variables: Sequence[Any]) -> list[tf.Tensor]:
         """Zeros in the shapes of `curvature_of_column`."""
@@ -134,7 +150,10 @@ class CotangentEstimator(FactorEstimator):
             )
             for matrix in uses
         ]
-        types = [at_least_float32(operations[0].output.dtype) for operations in uses.values()]
+        correlated = self.correlated(uses)
+        shapes += [(*matrix.leading, 1, 1) for matrix in correlated]
+        operations = [uses[matrix][0] for matrix in (*uses, *correlated)]
+        types = [at_least_float32(operation.output.dtype) for operation in operations]
         return [tf.zeros(s, t) for s, t in zip(shapes, types, strict=True)] + [
             tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables
         ]

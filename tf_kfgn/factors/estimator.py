@@ -11,7 +11,14 @@ import tensorflow as tf
 
 from tf_kfgn import replicas
 from tf_kfgn.factors.demand import Demand
-from tf_kfgn.factors.sharing import Approximation, Sharing, WeightSharing
+from tf_kfgn.factors.sharing import (
+    DEFAULT,
+    Approximation,
+    Sharing,
+    WeightSharing,
+    correlation,
+    trace,
+)
 from tf_kfgn.numerics.checks import check_choice, check_count
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import OneHotOperation, ParametrisedOperation
@@ -55,6 +62,21 @@ class KroneckerFactors(NamedTuple):
     G: tf.Tensor
 
 
+class OutputCurvature(NamedTuple):
+    """What an estimator finds behind the layers, all in the order of what it is of.
+
+    Attributes:
+        factors: The factor G of each matrix.
+        squares: `E|sum_t g_t|²` of each that is `FactorEstimator.correlated`, see
+            `sharing.square_of_sums`.
+        diagonals: The diagonal of the Gauss-Newton matrix for each further variable.
+    """
+
+    factors: list[tf.Tensor]
+    squares: list[tf.Tensor]
+    diagonals: list[tf.Tensor]
+
+
 class Estimate(NamedTuple):
     """What an estimator finds in one recorded pass.
 
@@ -77,8 +99,8 @@ class FactorEstimator(abc.ABC):
     its arguments; those of its optimizer beyond `GaussNewton`'s have the same names.
 
     Attributes:
-        approximation: The weight-sharing approximation, `"expand"` or `"reduce"`, or a dictionary
-            from names of layers to these.
+        approximation: The weight-sharing approximation, `"correlated"`, `"expand"` or `"reduce"`,
+            or a dictionary from names of layers to these.
         max_factor_size: Rows above which a factor is diagonal; None for no limit.
         communication_dtype: The type in which factors travel between replicas, `"bfloat16"` or
             `"float32"`; None for their own.
@@ -93,7 +115,7 @@ class FactorEstimator(abc.ABC):
     # Whether `output_curvature` finds the same G on every replica, since it averages on its way.
     crosses_replicas: ClassVar[bool] = False
 
-    approximation: Approximation = "expand"
+    approximation: Approximation = DEFAULT
     max_factor_size: int | None = dataclasses.field(default=None, kw_only=True)
     communication_dtype: str | None = dataclasses.field(default=None, kw_only=True)
 
@@ -157,9 +179,13 @@ class FactorEstimator(abc.ABC):
         Sharing(self.approximation).check_names(
             {op.matrix.layer for op in tape.operations if isinstance(op, ParametrisedOperation)}
         )
-        output_factors, diagonals = self.output_curvature(tape, uses, seed, variables)
+        output_factors, squares, diagonals = self.output_curvature(tape, uses, seed, variables)
+        correlations = self._correlations(uses, output_factors, squares)
         whole = matrices is not None
-        input_factors = [self._input_factor(m, ops, whole=whole) for m, ops in uses.items()]
+        input_factors = [
+            self._input_factor(matrix, ops, correlations.get(matrix), whole=whole)
+            for matrix, ops in uses.items()
+        ]
         of_replica = [input_factors] if self.crosses_replicas else [input_factors, output_factors]
         input_factors, *others = replicas.mean_of_factors(of_replica, self.communication_dtype)
         [output_factors] = others or [output_factors]
@@ -169,11 +195,11 @@ class FactorEstimator(abc.ABC):
     @abc.abstractmethod
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    ) -> OutputCurvature:
         """The factor G of each matrix, and the diagonal of each variable.
 
-        Under a strategy diagonals are those of the whole batch. G is that of this replica's
-        examples, to be averaged, or that of the whole batch if `crosses_replicas`.
+        Under a strategy diagonals are those of the whole batch. G and the squares of sums are those
+        of this replica's examples, to be averaged, or of the whole batch if `crosses_replicas`.
         """
 
     @abc.abstractmethod
@@ -216,19 +242,51 @@ class FactorEstimator(abc.ABC):
         """How the shared positions of a matrix enter."""
         return Sharing(self.approximation).of_layer(matrix.layer)
 
+    def correlated(self, uses: Uses) -> list[WeightMatrix]:
+        """The matrices whose A depends on how the cotangents of their positions correlate."""
+        return [
+            matrix
+            for matrix, operations in uses.items()
+            if self.sharing_of(matrix).correlates
+            and (len(operations) > 1 or operations[0].has_positions)
+        ]
+
     def diagonal_output(self, matrix: WeightMatrix) -> bool:
         """Whether G of a matrix is only diagonal."""
         return is_large(matrix.out_features, self.max_factor_size)
 
+    def _correlations(
+        self, uses: Uses, factors: Sequence[tf.Tensor], squares: Sequence[tf.Tensor]
+    ) -> dict[WeightMatrix, tf.Tensor]:
+        """ρ of each matrix for which it counts, of the examples of all replicas."""
+        wanted = self.correlated(uses)
+        if not wanted:
+            return {}
+        factor_of = dict(zip(uses, factors, strict=True))
+        found = [
+            (trace(factor_of[matrix]), square, *position_moments(uses[matrix], square.dtype))
+            for matrix, square in zip(wanted, squares, strict=True)
+        ]
+        means = replicas.mean(found)
+        return {m: correlation(*parts) for m, parts in zip(wanted, means, strict=True)}
+
     def _input_factor(
-        self, matrix: WeightMatrix, operations: list[ParametrisedOperation], *, whole: bool
+        self,
+        matrix: WeightMatrix,
+        operations: list[ParametrisedOperation],
+        correlation: tf.Tensor | None,
+        *,
+        whole: bool,
     ) -> tf.Tensor:
         """A; of a bias that is trained without its kernel, only its own entry unless `whole`."""
         sharing = self.sharing_of(matrix)
         dtype = at_least_float32(operations[0].output.dtype)
         if isinstance(operations[0], OneHotOperation):
             tokens = [op.tokens() for op in operations if isinstance(op, OneHotOperation)]
-            return sharing.token_factor(tf.concat(tokens, axis=1), matrix.in_features, dtype)
+            size, most = matrix.in_features, self.max_factor_size
+            diagonal = matrix.diagonal_input or is_large(size, most)
+            joined = tf.concat(tokens, axis=1)
+            return sharing.token_factor(joined, size, dtype, diagonal, correlation)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
         if not (whole or operations[0].trainable):
             rows = rows[..., -1:]
@@ -236,6 +294,7 @@ class FactorEstimator(abc.ABC):
             tf.cast(rows, dtype),
             is_large(rows.shape[-1], self.max_factor_size),
             used_positions(operations),
+            correlation,
         )
 
 
@@ -253,6 +312,18 @@ def num_used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor
     """
     used = used_positions(operations)
     return None if used is None else replicas.mean(tf.reduce_sum(used))
+
+
+def position_moments(
+    operations: Sequence[ParametrisedOperation], dtype: tf.DType
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mean of the number of positions of an example that use the matrix, and of its square."""
+    used = used_positions(operations)
+    if used is None:
+        count = tf.cast(tf.add_n([operation.num_positions() for operation in operations]), dtype)
+        return count, tf.square(count)
+    counts = tf.reduce_sum(tf.cast(used, dtype), axis=1)
+    return tf.reduce_mean(counts), tf.reduce_mean(tf.square(counts))
 
 
 def uses_of_matrices(

@@ -13,8 +13,8 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn import replicas
-from tf_kfgn.factors.cotangents import CotangentEstimator, random_signs, squared_gradient
-from tf_kfgn.factors.estimator import Uses, num_used_positions, registered
+from tf_kfgn.factors.cotangents import CotangentEstimator, random_signs
+from tf_kfgn.factors.estimator import OutputCurvature, Uses, num_used_positions, registered
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
@@ -62,7 +62,7 @@ class KFLREstimator(CotangentEstimator):
     @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    ) -> OutputCurvature:
         """The factor G of each matrix, and diagonals, from one backward pass for each column."""
         totals = self.zeros(uses, variables)
         positions = [num_used_positions(operations) for operations in uses.values()]
@@ -78,8 +78,7 @@ class KFLREstimator(CotangentEstimator):
             def with_diagonals(
                 found: list[tf.Tensor], outputs: tf.Tensor = likelihood.recorded
             ) -> list[tf.Tensor]:
-                gradients = replicas.total(found[len(uses) :])
-                return found[: len(uses)] + [squared_gradient(g, outputs) for g in gradients]
+                return self.with_diagonals(found, uses, outputs)
 
             def add_chunk(
                 start: tf.Tensor,
@@ -109,7 +108,7 @@ class KFLREstimator(CotangentEstimator):
                 add_chunk if vectorisable else add_one,
                 [tf.constant(0), *totals],
             )
-        return totals[: len(uses)], totals[len(uses) :]
+        return self.curvature_of(totals, uses)
 
     def _chunk(self, tape: CurvatureTape, columns: Columns) -> tf.Tensor:
         """How many columns go backwards side by side."""

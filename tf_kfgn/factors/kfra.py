@@ -20,14 +20,25 @@ from tf_kfgn.factors.carriers import Carrier, FullAverages
 from tf_kfgn.factors.channel_averages import ChannelAverages, layouts_of, widest
 from tf_kfgn.factors.cotangents import squared_gradient
 from tf_kfgn.factors.demand import Demand, Sweep
-from tf_kfgn.factors.estimator import FactorEstimator, Uses, num_used_positions, registered
+from tf_kfgn.factors.estimator import (
+    FactorEstimator,
+    OutputCurvature,
+    Uses,
+    num_used_positions,
+    registered,
+)
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.reach import Reach
-from tf_kfgn.factors.sharing import Reduce, WeightSharing
+from tf_kfgn.factors.sharing import (
+    Reduce,
+    WeightSharing,
+    square_of_sum_of_averages,
+    square_of_sums,
+)
 from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in
-from tf_kfgn.operations.loop import LoopOperation, StepOperation
+from tf_kfgn.operations.loop import LoopOperation, RowPairs, StepOperation
 from tf_kfgn.operations.operation import Ends, Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix
@@ -111,14 +122,14 @@ class KFRAEstimator(FactorEstimator):
     @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    ) -> OutputCurvature:
         """The factor G of each matrix from the recursion, and sampled diagonals.
 
         Raises:
             ValueError: If an operation between the loss and a layer with weights was not
                 recorded, or the recursion would hold more than `memory_limit`.
         """
-        factors = _Sweep(self, tape, uses, seed).factors() if uses else []
+        factors, squares = _Sweep(self, tape, uses, seed).factors() if uses else ([], [])
         diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
         for output, likelihood in enumerate(tape.likelihoods if variables else []):
             sample = likelihood.sample(fold_in(seed, output))
@@ -127,7 +138,7 @@ class KFRAEstimator(FactorEstimator):
                 total + squared_gradient(gradient, likelihood.outputs)
                 for total, gradient in zip(diagonals, gradients, strict=True)
             ]
-        return factors, diagonals
+        return OutputCurvature(factors, squares, diagonals)
 
 
 class _Sweep:
@@ -149,6 +160,8 @@ class _Sweep:
             matrix: {} for matrix in uses
         }
         self._within: dict[WeightMatrix, list[tuple[tf.Tensor, int]]] = {}
+        self._correlated = estimator.correlated(uses)
+        self._squares_within: dict[WeightMatrix, list[tf.Tensor]] = {}
         self._inside: set[int] = set()  # uses whose factors these are
 
     def _carrier_of(self, seed: tf.Tensor) -> Carrier:
@@ -178,8 +191,8 @@ class _Sweep:
             )
         return sweep
 
-    def factors(self) -> list[tf.Tensor]:
-        """G of each matrix."""
+    def factors(self) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+        """G of each matrix, and the square of sums of each that is correlated."""
         self.planned(batch_size=1)
         for likelihood in self._tape.likelihoods:
             if id(likelihood.recorded) in self.needed:
@@ -192,7 +205,8 @@ class _Sweep:
             if operation.output in self._live:
                 self._go_through(operation)
         self.reach.check_gaps(self._live.tensors)
-        return [self._factor(matrix) for matrix in self._uses]
+        factors = [self._factor(matrix) for matrix in self._uses]
+        return factors, [self._square(matrix) for matrix in self._correlated]
 
     def _go_through(self, operation: Operation) -> None:
         live, carrier = self._live, self._carrier
@@ -242,7 +256,8 @@ class _Sweep:
         for use in loop.within:
             if id(use) in self._waiting:
                 groups.setdefault(use.matrix, []).append(use)
-        pairs, zeros = [], []
+        pairs: list[RowPairs] = []
+        zeros = []
         for matrix, uses in groups.items():
             self._waiting -= {id(use) for use in uses}
             sharing = self._estimator.sharing_of(matrix)
@@ -262,9 +277,14 @@ class _Sweep:
             zeros.append(self._zero_factor(uses[0], average.dtype))
         if not groups:
             return
-        found = self._carrier.loop_factors(loop, average, [*groups.values()], pairs, zeros)
-        found = self._mean(found)
-        for (matrix, uses), factor in zip(groups.items(), found, strict=True):
+        correlated = [matrix for matrix in groups if matrix in self._correlated]
+        pairs += [square_of_sums] * len(correlated)
+        zeros += [tf.zeros((*matrix.leading, 1, 1), average.dtype) for matrix in correlated]
+        read = [*groups.values(), *(groups[matrix] for matrix in correlated)]
+        found = self._mean(self._carrier.loop_factors(loop, average, read, pairs, zeros))
+        for matrix, square in zip(correlated, found[len(groups) :], strict=True):
+            self._squares_within.setdefault(matrix, []).append(square)
+        for (matrix, uses), factor in zip(groups.items(), found[: len(groups)], strict=True):
             positions = sum(use.shared for use in uses)
             self._within.setdefault(matrix, []).append((factor, positions))
             self._inside |= {id(use) for use in uses}
@@ -298,6 +318,16 @@ class _Sweep:
                 averages[index, index] = tf.zeros((*rows, *rows), dtype)
         positions = sum(use.shared for use in operations)
         return sharing.output_factor_of_averages(averages, positions, diagonal)
+
+    def _square(self, matrix: WeightMatrix) -> tf.Tensor:
+        """`E|sum_t g_t|²`; the cotangents of different uses count as uncorrelated."""
+        operations = self._uses[matrix]
+        parts = [*self._squares_within.get(matrix, [])]
+        for index, operation in enumerate(operations):
+            if id(operation) not in self._inside and (index, index) in self._averages[matrix]:
+                parts.append(square_of_sum_of_averages(self._averages[matrix][index, index]))
+        zero = tf.zeros((*matrix.leading, 1, 1), at_least_float32(operations[0].output.dtype))
+        return tf.add_n(parts) if parts else zero
 
     def _zero_factor(self, use: ParametrisedOperation, dtype: tf.DType) -> tf.Tensor:
         columns = use.out_features

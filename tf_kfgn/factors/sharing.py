@@ -1,8 +1,22 @@
 """Weight sharing: how the shared positions of one layer enter its Kronecker factors.
 
 Rows have shape `(batch_size, shared, [groups,] features)`; N is the batch size, T the number of
-shared positions. For T = 1 both approximations are the same. Names after Eschenhagen et al.,
-"Kronecker-Factored Approximate Curvature for Modern Neural Network Architectures", NeurIPS 2023.
+shared positions. The gradient of one example is the sum of `a_t g_t^T` over positions, with input
+rows a and cotangents g, so that its block is the mean of `sum_s sum_t (a_s a_t^T) (x) (g_s g_t^T)`.
+Approximations differ in what they take of the pairs `s != t`:
+
+- `"expand"`: nothing, as if the cotangents of different positions were uncorrelated;
+- `"reduce"`: all, after averaging inputs and summing cotangents each for itself;
+- `"correlated"`: as much as the cotangents correlate. Where inputs and cotangents are independent
+  and `E[g_s g_t^T] = ρ G` for `s != t`, with `G = E[g_t g_t^T]`, the block is exactly
+
+      ((1 - ρ) E[sum_t a_t a_t^T] + ρ E[(sum_t a_t) (sum_t a_t)^T]) (x) G.
+
+  ρ is measured with each estimate, see `correlation`. At 0 this is `"expand"`, and at 1, where all
+  positions have the same cotangent, it is `"reduce"`.
+
+For T = 1 all are the same. The first two are named after Eschenhagen et al., "Kronecker-Factored
+Approximate Curvature for Modern Neural Network Architectures", NeurIPS 2023.
 
 A factor has shape `([groups,] features, features)`, or `([groups,] features, 1)` where only its
 diagonal is kept.
@@ -12,6 +26,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
 
 import tensorflow as tf
 from typing_extensions import override
@@ -20,13 +35,26 @@ from tf_kfgn.numerics.moments import batch_size
 
 Approximation = str | Mapping[str, str]
 
+# Of every layer that is given none.
+DEFAULT = "correlated"
+
 
 class WeightSharing(abc.ABC):
-    """Turns rows, and KFRA's averages, into Kronecker factors."""
+    """Turns rows, and KFRA's averages, into Kronecker factors.
+
+    Attributes:
+        correlates: Whether A depends on how the cotangents of different positions correlate.
+    """
+
+    correlates: ClassVar[bool] = False
 
     @abc.abstractmethod
     def input_factor(
-        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
+        self,
+        rows: tf.Tensor,
+        diagonal: bool = False,
+        used: tf.Tensor | None = None,
+        correlation: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The factor A from input rows.
 
@@ -35,16 +63,27 @@ class WeightSharing(abc.ABC):
             diagonal: Whether to keep nothing but the diagonal.
             used: 1 for each position that meets the weights, 0 for one that a mask skips, shape
                 `(batch_size, shared)`; None if all do. The others do not count.
+            correlation: ρ, shape `([groups,] 1, 1)`; None for 0. Only one that `correlates` looks
+                at it.
         """
 
     @abc.abstractmethod
-    def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
-        """The diagonal of A, shape `(size, 1)`, for one-hot input rows.
+    def token_factor(
+        self,
+        tokens: tf.Tensor,
+        size: int,
+        dtype: tf.DType,
+        diagonal: bool = True,
+        correlation: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The factor A for one-hot input rows.
 
         Args:
             tokens: Place of the 1 in each row, shape `(batch_size, shared)`.
             size: Length of a row.
             dtype: Type of the factor.
+            diagonal: Whether to keep nothing but the diagonal.
+            correlation: As for `input_factor`.
         """
 
     @abc.abstractmethod
@@ -98,19 +137,33 @@ class Expand(WeightSharing):
 
     @override
     def input_factor(
-        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
+        self,
+        rows: tf.Tensor,
+        diagonal: bool = False,
+        used: tf.Tensor | None = None,
+        correlation: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The factor A, `1/N sum_n sum_t a a^T`."""
+        del correlation
         rows = rows if used is None else rows * _beside(rows, used)
         return _gram(_all_positions(rows), diagonal) / batch_size(rows)
 
     @override
-    def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
-        """The diagonal of A: how often each token occurs in an example, on average."""
+    def token_factor(
+        self,
+        tokens: tf.Tensor,
+        size: int,
+        dtype: tf.DType,
+        diagonal: bool = True,
+        correlation: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The factor A, which is diagonal: how often each token occurs in an example."""
+        del correlation
         counts = tf.math.unsorted_segment_sum(
             tf.ones(tf.size(tokens), dtype), tf.reshape(tokens, (-1,)), size
         )
-        return counts[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
+        means = counts / tf.cast(tf.shape(tokens)[0], dtype)
+        return means[:, None] if diagonal else tf.linalg.diag(means)
 
     @override
     def output_factor(
@@ -153,9 +206,14 @@ class Reduce(WeightSharing):
 
     @override
     def input_factor(
-        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
+        self,
+        rows: tf.Tensor,
+        diagonal: bool = False,
+        used: tf.Tensor | None = None,
+        correlation: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The factor A, `1/N sum_n a a^T` after averaging a over t."""
+        del correlation
         if used is None:
             means = tf.reduce_mean(rows, axis=1)
         else:
@@ -165,14 +223,18 @@ class Reduce(WeightSharing):
         return _gram(means, diagonal) / batch_size(rows)
 
     @override
-    def token_factor(self, tokens: tf.Tensor, size: int, dtype: tf.DType) -> tf.Tensor:
-        """The diagonal of A: the mean square of a token's share of an example."""
-        equal = tf.cast(tokens[:, :, None] == tokens[:, None, :], dtype)
-        shares = tf.reduce_sum(equal, axis=2) / tf.cast(tf.shape(tokens)[1], dtype) ** 2
-        sums = tf.math.unsorted_segment_sum(
-            tf.reshape(shares, (-1,)), tf.reshape(tokens, (-1,)), size
-        )
-        return sums[:, None] / tf.cast(tf.shape(tokens)[0], dtype)
+    def token_factor(
+        self,
+        tokens: tf.Tensor,
+        size: int,
+        dtype: tf.DType,
+        diagonal: bool = True,
+        correlation: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The factor A: second moments of the shares that tokens have of an example."""
+        del correlation
+        moment = _moment_of_counts(tokens, size, dtype, diagonal)
+        return moment / tf.cast(tf.shape(tokens)[1], dtype) ** 2
 
     @override
     def output_factor(
@@ -207,24 +269,111 @@ class Reduce(WeightSharing):
         return _kept(tf.add_n([_block_sum(a, "s", "t") for a in averages.values()]), diagonal)
 
 
-_APPROXIMATIONS: dict[str, WeightSharing] = {"expand": Expand(), "reduce": Reduce()}
+class Correlated(Expand):
+    """Inputs of different positions enter as far as the cotangents there are alike."""
+
+    correlates = True
+
+    @override
+    def input_factor(
+        self,
+        rows: tf.Tensor,
+        diagonal: bool = False,
+        used: tf.Tensor | None = None,
+        correlation: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The factor A, `(1 - ρ)` times that of `"expand"` and `ρ` times that of sums over t."""
+        apart = super().input_factor(rows, diagonal, used)
+        if correlation is None:
+            return apart
+        counted = rows if used is None else rows * _beside(rows, used)
+        together = _gram(tf.reduce_sum(counted, axis=1), diagonal) / batch_size(rows)
+        return _between(apart, together, correlation)
+
+    @override
+    def token_factor(
+        self,
+        tokens: tf.Tensor,
+        size: int,
+        dtype: tf.DType,
+        diagonal: bool = True,
+        correlation: tf.Tensor | None = None,
+    ) -> tf.Tensor:
+        """The same of one-hot rows: their sum over t counts tokens."""
+        apart = super().token_factor(tokens, size, dtype, diagonal)
+        if correlation is None:
+            return apart
+        return _between(apart, _moment_of_counts(tokens, size, dtype, diagonal), correlation)
+
+
+def square_of_sums(rows: tf.Tensor, others: tf.Tensor | None = None) -> tf.Tensor:
+    """`1/N sum_n |sum_t g_t|²` of cotangents, shape `([groups,] 1, 1)`.
+
+    Args:
+        rows: Of one cotangent; zero at positions that are not used.
+        others: Rows of another cotangent, whose products with the first are taken.
+    """
+    first = tf.reduce_sum(rows, axis=1)
+    second = first if others is None else tf.reduce_sum(others, axis=1)
+    return tf.reduce_sum(first * second, axis=(0, -1))[..., None, None] / batch_size(rows)
+
+
+def square_of_sum_of_averages(average: tf.Tensor) -> tf.Tensor:
+    """The same from KFRA's average over the rows of one use, `(shared, [groups,] features) * 2`."""
+    group = "g" if average.shape.rank == 6 else ""
+    return tf.einsum(f"s{group}it{group}i->{group}", average)[..., None, None]
+
+
+def trace(factor: tf.Tensor) -> tf.Tensor:
+    """Trace of a factor, or the sum of its diagonal: shape `([groups,] 1, 1)`."""
+    if factor.shape[-1] == 1:
+        return tf.reduce_sum(factor, axis=-2, keepdims=True)
+    return tf.linalg.trace(factor)[..., None, None]
+
+
+def correlation(
+    trace: tf.Tensor, squares: tf.Tensor, count: tf.Tensor, count_squared: tf.Tensor
+) -> tf.Tensor:
+    """ρ: how much the cotangents of two positions of an example correlate, between 0 and 1.
+
+    `E|sum_t g_t|² = E[n] tr G + E[n (n - 1)] ρ tr G` for n positions.
+
+    Args:
+        trace: Of the factor G of `"expand"`, shape `([groups,] 1, 1)`.
+        squares: `E|sum_t g_t|²`, in the same shape.
+        count: Mean of n over examples.
+        count_squared: Mean of n².
+
+    Returns:
+        Shape `([groups,] 1, 1)`; 0 without curvature or pairs.
+    """
+    alone = count * trace
+    pairs = (count_squared - count) * trace
+    return tf.clip_by_value(tf.math.divide_no_nan(squares - alone, pairs), 0, 1)
+
+
+_APPROXIMATIONS: dict[str, WeightSharing] = {
+    "correlated": Correlated(),
+    "expand": Expand(),
+    "reduce": Reduce(),
+}
 
 
 class Sharing:
     """The approximation of every layer.
 
     Args:
-        approximation: `"expand"` or `"reduce"`, or one of these for each name of a layer; layers
-            that are not named are expanded.
+        approximation: `"correlated"`, `"expand"` or `"reduce"`, or one of these for each name of a
+            layer; layers that are not named are `DEFAULT`.
 
     Raises:
-        ValueError: If some name is not `"expand"` or `"reduce"`.
+        ValueError: If some name is none of these.
     """
 
-    def __init__(self, approximation: Approximation = "expand") -> None:
+    def __init__(self, approximation: Approximation = DEFAULT) -> None:
         """Read the names, which the class describes."""
         self._named = dict(approximation) if isinstance(approximation, Mapping) else {}
-        self._default = "expand" if isinstance(approximation, Mapping) else approximation
+        self._default = DEFAULT if isinstance(approximation, Mapping) else approximation
         for chosen in (self._default, *self._named.values()):
             if not isinstance(chosen, str) or chosen not in _APPROXIMATIONS:
                 raise ValueError(
@@ -261,6 +410,24 @@ def _beside(rows: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
     """A number for each position, as a factor of rows."""
     shape = [*tf.unstack(tf.shape(used)), *[1] * (rows.shape.rank - 2)]
     return tf.cast(tf.reshape(used, shape), rows.dtype)
+
+
+def _moment_of_counts(tokens: tf.Tensor, size: int, dtype: tf.DType, diagonal: bool) -> tf.Tensor:
+    """`1/N sum_n c c^T`, c counting each token in an example; or its diagonal as a column."""
+    examples = tf.shape(tokens)[0]
+    if diagonal:  # c² is c, summed over the occurrences
+        equal = tf.cast(tokens[:, :, None] == tokens[:, None, :], dtype)
+        counts = tf.reshape(tf.reduce_sum(equal, axis=2), (-1,))
+        sums = tf.math.unsorted_segment_sum(counts, tf.reshape(tokens, (-1,)), size)
+        return sums[:, None] / tf.cast(examples, dtype)
+    places = tf.reshape(size * tf.range(examples)[:, None] + tokens, (-1,))
+    counts = tf.math.unsorted_segment_sum(tf.ones(tf.size(tokens), dtype), places, size * examples)
+    return _gram(tf.reshape(counts, (-1, size)), diagonal) / tf.cast(examples, dtype)
+
+
+def _between(apart: tf.Tensor, together: tf.Tensor, correlation: tf.Tensor) -> tf.Tensor:
+    share = tf.cast(correlation, apart.dtype)
+    return (1 - share) * apart + share * together
 
 
 def _gram(rows: tf.Tensor, diagonal: bool, others: tf.Tensor | None = None) -> tf.Tensor:

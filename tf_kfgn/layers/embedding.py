@@ -51,17 +51,18 @@ class EmbeddingOperation(OneHotOperation):
 class Embedding(Recording, keras.layers.Embedding):
     """`keras.layers.Embedding` that records its tokens and output on an active tape.
 
-    Its factor A is diagonal: how often each token occurs.
+    Its factor A says how often each token occurs, and with which others; of more than
+    `MOST_TOKENS` tokens it is diagonal.
     """
 
     def mark_variables(self) -> None:
-        """Tell optimizers that the embeddings are a Kronecker block with a diagonal A.
+        """Tell optimizers that the embeddings are a Kronecker block of one-hot inputs.
 
         Raises:
             ValueError: If the layer is quantized or adapted with LoRA.
         """
         refuse_adapted(self)
-        matrix = WeightMatrix(self.name, self.input_dim, self.output_dim, diagonal_input=True)
+        matrix = WeightMatrix(self.name, self.input_dim, self.output_dim, one_hot=True)
         mark_weights(matrix, self.embeddings, None)
 
     @override

@@ -76,6 +76,17 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
     def shared(self) -> int:
         """Number of shared positions."""
 
+    @property
+    def has_positions(self) -> bool:
+        """Whether there may be more than one of them."""
+        columns = (self.matrix.groups or 1) * self.out_features
+        return bool(self.output.shape[1:].num_elements() != columns)
+
+    def num_positions(self) -> tf.Tensor:
+        """Number of shared positions, for sequences of any length."""
+        columns = (self.matrix.groups or 1) * self.out_features
+        return tf.reduce_prod(tf.shape(self.output)[1:]) // columns
+
     @abc.abstractmethod
     def kernel_rows(self) -> tf.Tensor:
         """Inputs as the kernel meets them, `(batch_size, shared, [groups,] in_features)`."""
@@ -169,7 +180,7 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
 
 
 class OneHotOperation(ParametrisedOperation):
-    """An operation whose input rows each hold a single 1, so that its A is diagonal."""
+    """An operation whose input rows each hold a single 1, so that its A counts tokens."""
 
     @abc.abstractmethod
     def tokens(self) -> tf.Tensor:

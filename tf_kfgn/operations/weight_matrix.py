@@ -53,6 +53,10 @@ class RowOrder:
         return place[:, None] * tf.reshape(tensor, (1, -1))
 
 
+# Rows of an embedding above which its A is diagonal.
+MOST_TOKENS = 512
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightMatrix:
     """The joint weight matrix of a layer: the kernel's rows, the bias as the last row.
@@ -66,7 +70,8 @@ class WeightMatrix:
         bias_order: Order of the bias's axes; None if they are groups and columns already. Or
             which row of a weight that holds the biases of several matrices.
         part: Which of several matrices of the layer this is, or None for its only one.
-        diagonal_input: Whether A is diagonal by nature, as that of an embedding.
+        one_hot: Whether a row of the matrix is looked up, as in an embedding: input rows hold a
+            single 1.
     """
 
     layer: str
@@ -76,12 +81,17 @@ class WeightMatrix:
     kernel_order: AxisOrder | None = None
     bias_order: AxisOrder | RowOrder | None = None
     part: str | None = None
-    diagonal_input: bool = False
+    one_hot: bool = False
 
     @property
     def name(self) -> str:
         """Name of the matrix, that of its layer if it is the only one there."""
         return self.layer if self.part is None else f"{self.layer}/{self.part}"
+
+    @property
+    def diagonal_input(self) -> bool:
+        """Whether only the diagonal of A is kept, since most pairs of so many tokens never meet."""
+        return self.one_hot and self.in_features > MOST_TOKENS
 
     @property
     def leading(self) -> tuple[int, ...]:

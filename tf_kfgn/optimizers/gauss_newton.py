@@ -16,7 +16,7 @@ from tf_kfgn import replicas
 from tf_kfgn._keras.optimizers import index_of, number_of_calls
 from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.factors import FactorEstimator
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.sharing import DEFAULT, Approximation
 from tf_kfgn.optimizers import update
 from tf_kfgn.optimizers.active_pass import PASS, RecordedPass, active_pass
 from tf_kfgn.optimizers.batch import Batch
@@ -87,8 +87,10 @@ class GaussNewton(Stateful, abc.ABC):
             estimated. Defaults to `20`. During the first `inverse_period` updates every new
             estimate is inverted at once.
         approximation: The weight-sharing approximation: how positions that share weights enter,
-            `"expand"` or `"reduce"`, or a dictionary from names of layers to these. Defaults to
-            `"expand"`. Without shared weights both are the same.
+            `"correlated"`, `"expand"` or `"reduce"`, or a dictionary from names of layers to
+            these. Defaults to `"correlated"`, which takes cotangents of different positions for as
+            correlated as they are; `"expand"` and `"reduce"` are its ends. Without shared weights
+            all are the same.
         max_factor_size: Rows of a Kronecker factor above which only its diagonal is kept; None
             for no limit. Defaults to `4096`.
         weight_decay: Float. If set, every weight shrinks by `learning_rate * weight_decay` times
@@ -140,7 +142,7 @@ class GaussNewton(Stateful, abc.ABC):
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
-        approximation: Approximation = "expand",
+        approximation: Approximation = DEFAULT,
         max_factor_size: int | None = MAX_FACTOR_SIZE,
         weight_decay: float | None = None,
         clipnorm: float | None = None,

@@ -12,7 +12,7 @@ from typing_extensions import override
 from tf_kfgn._keras.optimizers import HookedOptimizer
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.factors import KFACEstimator
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.sharing import DEFAULT, Approximation
 from tf_kfgn.optimizers import hessian_free_update
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.damping import with_initial_damping
@@ -90,8 +90,9 @@ class HessianFree(GaussNewton):
             to `1`: they cost no more than an iteration or two of CG.
         inverse_period: Of the preconditioner: updates between two inversions. Defaults to `5`.
             During the first `inverse_period` updates every new estimate is inverted at once.
-        approximation: Of the preconditioner: how positions that share weights enter, `"expand"` or
-            `"reduce"`, or a dictionary from names of layers to these. Defaults to `"expand"`.
+        approximation: Of the preconditioner: how positions that share weights enter,
+            `"correlated"`, `"expand"` or `"reduce"`, or a dictionary from names of layers to
+            these. Defaults to `"correlated"`.
         max_factor_size: Of the preconditioner: rows of a factor above which only its diagonal is
             kept; None for no limit. Defaults to `4096`.
         weight_decay: As in `GaussNewton`, as are the next ones.
@@ -140,7 +141,7 @@ class HessianFree(GaussNewton):
         curvature_decay: float = 0.95,
         factor_period: int = 1,
         inverse_period: int = 5,
-        approximation: Approximation = "expand",
+        approximation: Approximation = DEFAULT,
         max_factor_size: int | None = MAX_FACTOR_SIZE,
         weight_decay: float | None = None,
         clipnorm: float | None = None,

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from tf_kfgn.factors import KFACEstimator
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.sharing import DEFAULT, Approximation
 from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 
 
@@ -53,7 +53,7 @@ class KFAC(GaussNewton):
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
-        approximation: Approximation = "expand",
+        approximation: Approximation = DEFAULT,
         max_factor_size: int | None = MAX_FACTOR_SIZE,
         weight_decay: float | None = None,
         clipnorm: float | None = None,

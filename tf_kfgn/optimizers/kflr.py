@@ -8,7 +8,7 @@ import keras
 
 from tf_kfgn.factors import KFLREstimator
 from tf_kfgn.factors.kflr import MEMORY_LIMIT
-from tf_kfgn.factors.sharing import Approximation
+from tf_kfgn.factors.sharing import DEFAULT, Approximation
 from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 
 
@@ -54,7 +54,7 @@ class KFLR(GaussNewton):
         curvature_decay: float = 0.95,
         factor_period: int = 5,
         inverse_period: int = 20,
-        approximation: Approximation = "expand",
+        approximation: Approximation = DEFAULT,
         max_factor_size: int | None = MAX_FACTOR_SIZE,
         weight_decay: float | None = None,
         clipnorm: float | None = None,

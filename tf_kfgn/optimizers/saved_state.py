@@ -55,6 +55,8 @@ def load(
     """
     shaped, scalars = named_variables(optimizer, memory)
     found = {name: np.asarray(store[name]) for name in store.keys()}  # noqa: SIM118
+    for name in found.keys() & shaped.keys():
+        found[name] = _whole(found[name], tuple(shaped[name].shape))
     if all(name.isdecimal() for name in found):  # Keras' own names
         reason = "it is that of another kind of optimizer" if found else "there is none"
         warnings.warn(
@@ -86,6 +88,12 @@ def load(
             variable.assign(found[name])
     if memory.held is not None or any(is_inverse(name) and name not in found for name in shaped):
         memory.without_inverses()
+
+
+def _whole(value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The matrix of a factor of which an older version kept the diagonal, as a column."""
+    is_column = value.shape[1:] == (1,) and shape == (len(value), len(value))
+    return np.diag(value[:, 0]) if is_column else value
 
 
 def is_inverse(name: str) -> bool:
