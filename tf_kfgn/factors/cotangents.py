@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -17,12 +17,26 @@ from tf_kfgn.factors.sharing import square_of_sums
 from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import ParametrisedOperation
+from tf_kfgn.operations.weight_matrix import WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CotangentEstimator(FactorEstimator):
     """An estimator whose G is a second moment of back-propagated columns."""
+
+    @override
+    def uses(self, tape: CurvatureTape, matrices: Container[WeightMatrix] | None) -> Uses:
+        """Operations without a batch axis are those of all examples, if the batch has another size.
+
+        That is told from static shapes.
+        """
+        found = super().uses(tape, matrices)
+        numbers = {likelihood.recorded.shape[0] for likelihood in tape.likelihoods}
+        if len(numbers) != 1:
+            return found
+        [number] = numbers
+        return {matrix: [op.of_examples(number) for op in ops] for matrix, ops in found.items()}
 
     @abc.abstractmethod
     def passes(self, num_outputs: int) -> int:

@@ -163,7 +163,7 @@ class FactorEstimator(abc.ABC):
             ValueError: If nothing was recorded, no loss was watched, or `approximation` names a
                 layer that was not recorded.
         """
-        uses = uses_of_matrices(tape, matrices, biases=True)
+        uses = self.uses(tape, matrices)
         if not uses and not variables and tape.operations:
             raise ValueError(
                 "The recorded layers train no weight matrix, so there are no Kronecker factors: "
@@ -241,6 +241,10 @@ class FactorEstimator(abc.ABC):
     def sharing_of(self, matrix: WeightMatrix) -> WeightSharing:
         """How the shared positions of a matrix enter."""
         return Sharing(self.approximation).of_layer(matrix.layer)
+
+    def uses(self, tape: CurvatureTape, matrices: Container[WeightMatrix] | None) -> Uses:
+        """The recorded operations of each matrix that is estimated; arguments as of `estimate`."""
+        return uses_of_matrices(tape, matrices, biases=True)
 
     def correlated(self, uses: Uses) -> list[WeightMatrix]:
         """The matrices whose A depends on how the cotangents of their positions correlate."""

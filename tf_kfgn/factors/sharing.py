@@ -414,7 +414,7 @@ def _beside(rows: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
 
 def _moment_of_counts(tokens: tf.Tensor, size: int, dtype: tf.DType, diagonal: bool) -> tf.Tensor:
     """`1/N sum_n c c^T`, c counting each token in an example; or its diagonal as a column."""
-    examples = tf.shape(tokens)[0]
+    examples = tf.shape(tokens, tokens.dtype)[0]
     if diagonal:  # c² is c, summed over the occurrences
         equal = tf.cast(tokens[:, :, None] == tokens[:, None, :], dtype)
         counts = tf.reshape(tf.reduce_sum(equal, axis=2), (-1,))

@@ -37,6 +37,13 @@ class EmbeddingOperation(OneHotOperation):
         return num_features(self._tokens)
 
     @override
+    def of_examples(self, number: int | None) -> EmbeddingOperation:
+        [length, *features] = self._tokens.shape
+        if features or length in (None, number):
+            return self
+        return CommonLookUp(self.layer, self._tokens, self.output, self.kernel)
+
+    @override
     def tokens(self) -> tf.Tensor:
         tokens = as_rows(tf.cast(self._tokens, tf.int32), 1)[..., 0]
         # Keras takes negative places from the end.
@@ -45,6 +52,36 @@ class EmbeddingOperation(OneHotOperation):
     @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
         return as_rows(cotangent, self.out_features)
+
+
+class CommonLookUp(EmbeddingOperation):
+    """A look-up of tokens that all examples have in common, as their positions.
+
+    They have no batch axis. Each is a shared position of one example, whose cotangents are the
+    sums over all.
+    """
+
+    @property
+    @override
+    def has_positions(self) -> bool:
+        return True
+
+    @property
+    @override
+    def shared(self) -> int:
+        return int(self._tokens.shape[0])
+
+    @override
+    def num_positions(self) -> tf.Tensor:
+        return tf.constant(self.shared)
+
+    @override
+    def tokens(self) -> tf.Tensor:
+        return tf.transpose(super().tokens())
+
+    @override
+    def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
+        return cotangent[None]
 
 
 @register

@@ -76,6 +76,11 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
     def shared(self) -> int:
         """Number of shared positions."""
 
+    def of_examples(self, number: int | None) -> ParametrisedOperation:
+        """This operation, seen as one of a batch of so many examples (None: any number)."""
+        del number
+        return self
+
     @property
     def has_positions(self) -> bool:
         """Whether there may be more than one of them."""
