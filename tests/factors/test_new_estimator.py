@@ -12,7 +12,7 @@ from brute_force import allclose
 from problems import reference
 
 import tf_kfgn
-from tf_kfgn.factors.estimator import ESTIMATORS, FactorEstimator, registered
+from tf_kfgn.factors.estimator import ESTIMATORS, FactorEstimator, OutputCurvature, registered
 from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.optimizers import GaussNewton
 
@@ -31,7 +31,8 @@ class Identities(FactorEstimator):
 
     def output_curvature(self, tape, uses, seed, variables):
         factors = [self.scale * tf.eye(matrix.out_features, dtype=tf.float64) for matrix in uses]
-        return factors, [tf.fill(v.shape, tf.cast(self.scale, v.dtype)) for v in variables]
+        diagonals = [tf.fill(v.shape, tf.cast(self.scale, v.dtype)) for v in variables]
+        return OutputCurvature(factors, diagonals)
 
     def output_cost(self, uses, forward, batch_size, num_outputs):
         return 0.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tf_kfgn.blocks.layout import find_blocks
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
 from tf_kfgn.factors.sharing import Expand, Reduce
 from tf_kfgn.layers.embedding import EmbeddingOperation
+from tf_kfgn.operations import weight_matrix
 
 VOCABULARY = 6
 SHAPES = [(5,), (5, 3), (5, 2, 3)]
@@ -79,14 +82,20 @@ def test_token_factors_are_those_of_one_hot_rows(sharing, shape):
     assert wrong(np.diag(factor[:, 0]), full) == both  # tokens of one example meet
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_the_input_factor_is_a_column(estimator):
+def test_the_input_factor_of_many_tokens_is_a_column(estimator, many, monkeypatch):
+    monkeypatch.setattr(weight_matrix, "MOST_TOKENS", VOCABULARY - many)
     model = tf_kfgn.enable_curvature(classifier())
     with tf_kfgn.CurvatureTape() as tape:
         tape.watch_loss(MSE, None, model(TOKENS))
-    (A, G), *_ = estimator(tape, SEED).values()
-    assert (A.shape, G.shape) == ((VOCABULARY, 1), (2, 2))
-    allclose(A[:, 0], np.bincount(TOKENS.ravel(), minlength=VOCABULARY) / len(TOKENS))
+    expand = dataclasses.replace(estimator, approximation="expand")
+    (A, G), *_ = expand(tape, SEED).values()
+    assert (A.shape, G.shape) == ((VOCABULARY, 1 if many else VOCABULARY), (2, 2))
+    means = np.bincount(TOKENS.ravel(), minlength=VOCABULARY) / len(TOKENS)
+    allclose(A, means[:, None] if many else np.diag(means))
+    (correlated, _), *_ = estimator(tape, SEED).values()
+    assert correlated.shape == A.shape
     block = find_blocks(model.trainable_variables)[0]
     assert block.factor_shapes == (A.shape, G.shape)
 
@@ -106,7 +115,7 @@ def test_the_block_is_exact_for_one_token_an_example_and_a_linear_model(estimato
     with tf_kfgn.CurvatureTape() as tape:
         tape.watch_loss(MSE, None, model(tokens))
     (A, G), *_ = estimator(tape, SEED).values()
-    block = np.kron(np.diag(A[:, 0]), G)
+    block = np.kron(A, G)
     if linear:
         allclose(block, exact)
     else:
@@ -151,7 +160,7 @@ def test_a_layer_used_twice_counts_the_tokens_of_both():
         tokens = np.concatenate([TOKENS, others], axis=1)
         rows = np.eye(VOCABULARY)[tokens]
         sharing = Expand() if approximation == "expand" else Reduce()
-        allclose(kfra.A, sharing.input_factor(tf.constant(rows), diagonal=True))
+        allclose(kfra.A, sharing.input_factor(tf.constant(rows)))
 
 
 def test_the_mask_of_padding_still_reaches_later_layers():

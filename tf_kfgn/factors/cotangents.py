@@ -152,7 +152,7 @@ class CotangentEstimator(FactorEstimator):
     def curvature_of(self, parts: list[tf.Tensor], uses: Uses) -> OutputCurvature:
         """Sums over columns, by what they are."""
         first, last = len(uses), len(uses) + len(self.correlated(uses))
-        return OutputCurvature(parts[:first], parts[first:last], parts[last:])
+        return OutputCurvature(parts[:first], parts[last:], parts[first:last])
 
     def zeros(self, uses: Uses, variables: Sequence[Any]) -> list[tf.Tensor]:
         """Zeros in the shapes of `curvature_of_column`."""

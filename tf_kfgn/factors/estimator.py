@@ -67,14 +67,14 @@ class OutputCurvature(NamedTuple):
 
     Attributes:
         factors: The factor G of each matrix.
-        squares: `E|sum_t g_t|²` of each that is `FactorEstimator.correlated`, see
-            `sharing.square_of_sums`.
         diagonals: The diagonal of the Gauss-Newton matrix for each further variable.
+        squares: `E|sum_t g_t|²` of each matrix that is `FactorEstimator.correlated`, see
+            `sharing.square_of_sums`; empty for an estimator that takes none to correlate.
     """
 
     factors: list[tf.Tensor]
-    squares: list[tf.Tensor]
     diagonals: list[tf.Tensor]
+    squares: list[tf.Tensor] = []
 
 
 class Estimate(NamedTuple):
@@ -179,7 +179,8 @@ class FactorEstimator(abc.ABC):
         Sharing(self.approximation).check_names(
             {op.matrix.layer for op in tape.operations if isinstance(op, ParametrisedOperation)}
         )
-        output_factors, squares, diagonals = self.output_curvature(tape, uses, seed, variables)
+        found = self.output_curvature(tape, uses, seed, variables)
+        output_factors, diagonals, squares = found
         correlations = self._correlations(uses, output_factors, squares)
         whole = matrices is not None
         input_factors = [
@@ -264,7 +265,7 @@ class FactorEstimator(abc.ABC):
     ) -> dict[WeightMatrix, tf.Tensor]:
         """ρ of each matrix for which it counts, of the examples of all replicas."""
         wanted = self.correlated(uses)
-        if not wanted:
+        if not wanted or not squares:
             return {}
         factor_of = dict(zip(uses, factors, strict=True))
         found = [

@@ -138,7 +138,7 @@ class KFRAEstimator(FactorEstimator):
                 total + squared_gradient(gradient, likelihood.outputs)
                 for total, gradient in zip(diagonals, gradients, strict=True)
             ]
-        return OutputCurvature(factors, squares, diagonals)
+        return OutputCurvature(factors, diagonals, squares)
 
 
 class _Sweep:
