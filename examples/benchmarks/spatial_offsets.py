@@ -8,7 +8,7 @@ the few layers that it knows: of each offset d the mean over all pairs of positi
 operation takes the covariance that these means stand for, all other pairs being uncorrelated, and
 gives the means of what its transpose makes of it. The factor G of each convolution is compared with
 KFLR's, which is exact, on images of Fashion-MNIST: the cosine of the two matrices and the ratio of
-their traces, at the start and after some updates of Adam. Radius 0 is what the library does.
+their traces, at the start and after some epochs of Adam. Radius 0 is what the library does.
 """
 
 from __future__ import annotations
@@ -32,28 +32,27 @@ import tf_kfgn
 layers = keras.layers
 Offset = tuple[int, int]
 Averages = Mapping[Offset, np.ndarray]  # for each offset a matrix (channels, channels)
-UPDATES = (0, 100, 400)
+EPOCHS = (0, 1, 4)
 
 
 def main() -> None:
-    """Print a row for each network, number of updates and radius."""
+    """Print a row for each network, number of epochs and radius."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[""], help="networks with one of these names")
     parser.add_argument("--radius", type=positive_integer, default=3, help="the largest")
     parser.add_argument("--examples", type=positive_integer, default=200)
     given = parser.parse_args()
     images, labels = training_images()
-    print(f"{'network':<34}{'updates':>8}{'r':>4}   layer cosine/trace")
+    print(f"{'network':<34}{'epochs':>8}{'r':>4}   layer cosine/trace")
     for name, make in NETWORKS.items():
         if not any(part in name for part in given.only):
             continue
         keras.utils.set_random_seed(0)
         model = make()
         model.compile(keras.optimizers.Adam(), LOSS)
-        for last, updates in itertools.pairwise((0, *UPDATES)):
-            if updates > last:
-                some = slice(128 * last, 128 * updates)
-                model.fit(images[some], labels[some], batch_size=128, verbose=0)
+        for last, epochs in itertools.pairwise((0, *EPOCHS)):
+            if epochs > last:
+                model.fit(images, labels, batch_size=128, epochs=epochs - last, verbose=0)
             x, y = images[: given.examples], labels[: given.examples]
             exact = tf_kfgn.kronecker_factors(model, x, LOSS, "kflr", y=y)
             for radius in range(given.radius + 1):
@@ -61,7 +60,7 @@ def main() -> None:
                     f"{layer} {compared(found, exact[layer].G.numpy())}"
                     for layer, found in output_factors(model, x, radius).items()
                 ]
-                print(f"{name:<34}{updates:>8}{radius:>4}   {'  '.join(cells)}", flush=True)
+                print(f"{name:<34}{epochs:>8}{radius:>4}   {'  '.join(cells)}", flush=True)
 
 
 def plain(top: Callable[[], keras.layers.Layer]) -> keras.Model:

@@ -1,10 +1,10 @@
 """The error of each rule of KFRA on images: one operation between a convolution and a dense layer.
 
-    python examples/benchmarks/spatial_rules.py [--only NAME ...] [--updates 100] [--examples 200]
+    python examples/benchmarks/spatial_rules.py [--only NAME ...] [--epochs 1] [--examples 200]
 
-A convolution with strides makes 14 x 14 positions of 8 channels from images of Fashion-MNIST. The
+A convolution with strides makes 8 x 8 positions of 8 channels from images of Fashion-MNIST. The
 operation of a row follows, then a dense layer on the flat result, whose own rule is exact. The
-network is trained with some updates of Adam. A row compares the factor G of the first convolution
+network is trained with some epochs of Adam. A row compares the factor G of the first convolution
 with KFLR's, which is exact: the cosine of the two matrices and the ratio of their traces.
 """
 
@@ -32,11 +32,10 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="*", default=[""], help="operations with one of these names"
     )
-    parser.add_argument("--updates", type=positive_integer, default=100, help="of Adam")
+    parser.add_argument("--epochs", type=positive_integer, default=1, help="of Adam")
     parser.add_argument("--examples", type=positive_integer, default=200)
     given = parser.parse_args()
     images, labels = training_images()
-    count = 128 * given.updates
     print(f"{'operation':<34}{''.join(f'{name:>14}' for name in METHODS)}   cosine/trace")
     for name, operation in OPERATIONS.items():
         if not any(part in name for part in given.only):
@@ -44,7 +43,7 @@ def main() -> None:
         keras.utils.set_random_seed(0)
         model = network(operation)
         model.compile(keras.optimizers.Adam(), LOSS)
-        model.fit(images[:count], labels[:count], batch_size=128, verbose=0)
+        model.fit(images, labels, batch_size=128, epochs=given.epochs, verbose=0)
         found = errors(model, images[: given.examples], labels[: given.examples])
         print(f"{name:<34}{''.join(f'{cell:>14}' for cell in found['first'])}", flush=True)
 
@@ -52,7 +51,7 @@ def main() -> None:
 def network(operation: Callable[[Any], Any]) -> keras.Model:
     """A convolution, an operation and a dense layer."""
     inputs = keras.Input((28, 28, 1))
-    x = operation(layers.Conv2D(FILTERS, 3, strides=2, padding="same", name="first")(inputs))
+    x = operation(layers.Conv2D(FILTERS, 5, strides=3, name="first")(inputs))
     return keras.Model(inputs, layers.Dense(10, name="outputs")(layers.Flatten()(x)))
 
 
@@ -97,7 +96,7 @@ def attention(x: Any) -> Any:
 OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "none (flatten, dense)": lambda x: x,
     "convolution 1x1": lambda x: convolution(1)(x),
-    "convolution 14x14, one position": lambda x: convolution(14)(x),
+    "convolution 8x8, one position": lambda x: convolution(8)(x),
     "global average": lambda x: layers.GlobalAveragePooling2D()(x),
     "convolution 3x3 same": lambda x: convolution(3, padding="same")(x),
     "convolution 3x3 valid": lambda x: convolution(3)(x),
@@ -108,7 +107,7 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "transposed convolution, strides 2": lambda x: layers.Conv2DTranspose(
         FILTERS, 3, strides=2, padding="same"
     )(x),
-    "average pooling": lambda x: layers.AveragePooling2D()(x),
+    "average pooling": lambda x: layers.AveragePooling2D(2)(x),
     "overlapping average pooling": lambda x: layers.AveragePooling2D(3, 2, "same")(x),
     "nearest up-sampling": lambda x: layers.UpSampling2D()(x),
     "zero padding": lambda x: layers.ZeroPadding2D()(x),
@@ -117,8 +116,14 @@ OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "overlapping max pooling": lambda x: layers.MaxPooling2D(3, 2, "same")(x),
     "global maximum": lambda x: layers.GlobalMaxPooling2D()(x),
     "ReLU, max pooling": one_after_another(layers.ReLU, layers.MaxPooling2D),
-    "ReLU, average pooling": one_after_another(layers.ReLU, layers.AveragePooling2D),
+    "ReLU, average pooling": one_after_another(layers.ReLU, lambda: layers.AveragePooling2D(2)),
     "ReLU, global average": one_after_another(layers.ReLU, layers.GlobalAveragePooling2D),
+    "3x3, global average": one_after_another(
+        lambda: convolution(3, padding="same"), layers.GlobalAveragePooling2D
+    ),
+    "3x3, 3x3": one_after_another(
+        lambda: convolution(3, padding="same"), lambda: convolution(3, padding="same")
+    ),
     "batch normalisation": lambda x: layers.BatchNormalization()(x),
     "layer normalisation": lambda x: layers.LayerNormalization()(x),
     "group normalisation": lambda x: layers.GroupNormalization(2)(x),

@@ -165,7 +165,7 @@ def test_parts_are_what_a_graph_takes_beyond_another():
 def test_rules_that_are_exact_have_a_cosine_and_a_trace_of_one(monkeypatch, capsys):
     import spatial_rules
 
-    arguments = ["--updates", "1", "--examples", "10", "--only", "none", "1x1", "3x3 same"]
+    arguments = ["--examples", "10", "--only", "none", "convolution 1x1", "convolution 3x3 same"]
     monkeypatch.setattr(sys, "argv", ["spatial_rules.py", *arguments])
     spatial_rules.main()
     _, *exact, window = (line.split()[-3:-1] for line in capsys.readouterr().out.splitlines())
