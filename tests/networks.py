@@ -20,7 +20,8 @@ class Network(NamedTuple):
         x: A batch of inputs.
         y: Its targets.
         loss: What `compile` takes.
-        recursive: Whether KFRA trains it too (its averages fit).
+        recursive: Whether KFRA trains it too (it goes through all that the model computes).
+        deep: Whether it takes so long to trace that one method must do.
     """
 
     build: Callable[[], keras.Model]
@@ -28,6 +29,7 @@ class Network(NamedTuple):
     y: Any
     loss: Any = "mse"
     recursive: bool = True
+    deep: bool = False
 
 
 def classes(count: int = 3) -> np.ndarray:
@@ -187,8 +189,8 @@ class Own(keras.Model):
 
 
 NETWORKS = {
-    "ResNet50V2": Network(resnet, images(32), classes(), LOGITS, recursive=False),
-    "MobileNetV3Small": Network(mobilenet, images(32), classes(), LOGITS, recursive=False),
+    "ResNet50V2": Network(resnet, images(32), classes(), LOGITS, deep=True),
+    "MobileNetV3Small": Network(mobilenet, images(32), classes(), LOGITS, deep=True),
     "U-Net": Network(
         unet, images(16), images(16)[..., :1] > 0, keras.losses.BinaryCrossentropy(True)
     ),

@@ -15,12 +15,16 @@ METHODS = {
     "kfra": lambda: tf_kfgn.KFRA(max_factor_size=256),
     "kflr": lambda: tf_kfgn.KFLR(max_factor_size=256, num_columns=4),
 }
-# Each takes seconds to trace: KFAC, which goes the way of KFLR, only where KFRA does not go.
-RUNS = [
-    (name, method)
-    for name, network in NETWORKS.items()
-    for method in (("kfra", "kflr") if network.recursive else ("kfac",))
-]
+
+
+def methods(network):
+    """Each takes seconds to trace: KFAC, which goes KFLR's way, only where KFRA does not go."""
+    if not network.recursive:
+        return ["kfac"]
+    return ["kfra"] if network.deep else ["kfra", "kflr"]
+
+
+RUNS = [(name, method) for name, network in NETWORKS.items() for method in methods(network)]
 
 
 def built(network):

@@ -159,3 +159,16 @@ def test_parts_are_what_a_graph_takes_beyond_another():
     assert parts["recording"] == 500 and parts["factor A"] == 100 and parts["factor G"] == 400
     assert parts["inverses"] == 200 and parts["comparison"] == 100
     assert sum(parts.values()) == pytest.approx(6000)
+
+
+@pytest.mark.slow
+def test_rules_that_are_exact_have_a_cosine_and_a_trace_of_one(monkeypatch, capsys):
+    import spatial_rules
+
+    arguments = ["--examples", "10", "--only", "none", "convolution 1x1", "convolution 3x3 same"]
+    monkeypatch.setattr(sys, "argv", ["spatial_rules.py", *arguments])
+    spatial_rules.main()
+    _, *exact, window = (line.split()[-3:-1] for line in capsys.readouterr().out.splitlines())
+    assert exact == 2 * [["1.00/1.00", "1.00/1.00"]]
+    assert window[0] == "1.00/1.00"
+    assert window[1] != "1.00/1.00"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -45,8 +46,8 @@ class _Merging(Recording):
         kind = self.kind(result) if len(result.inputs) == len(inputs) else Operation
         return kind(self, *result)
 
-    def kind(self, result: CallOutput) -> type[Operation]:
-        """The kind of operation to record where all inputs are floating."""
+    def kind(self, result: CallOutput) -> Callable[..., Operation]:
+        """What makes the operation to record where all inputs are floating."""
         del result
         return Operation
 
@@ -55,8 +56,19 @@ class _LinearMerging(_Merging):
     """A merging layer that adds its inputs, with a factor each."""
 
     @override
-    def kind(self, result: CallOutput) -> type[Operation]:
-        return DiagonalOperation if _all_alike(result) else LinearOperation
+    def kind(self, result: CallOutput) -> Callable[..., Operation]:
+        if not _all_alike(result):
+            return LinearOperation
+        scales = self.scales(len(result.inputs))
+        return functools.partial(DiagonalOperation, scales=lambda: scales)
+
+    def scales(self, count: int) -> list[float]:
+        """The factor of each input.
+
+        Args:
+            count: Number of inputs.
+        """
+        return [1.0] * count
 
 
 class _ElementwiseMerging(_Merging):
@@ -73,7 +85,7 @@ class _ElementwiseMerging(_Merging):
         return [self._repeated(tape, tensor, shape) for tensor in inputs]
 
     @override
-    def kind(self, result: CallOutput) -> type[Operation]:
+    def kind(self, result: CallOutput) -> Callable[..., Operation]:
         return ElementwiseOperation if _all_alike(result) else Operation
 
     def _repeated(self, tape: CurvatureTape, tensor: tf.Tensor, shape: tf.TensorShape) -> tf.Tensor:
@@ -131,6 +143,10 @@ class Add(_LinearMerging, keras.layers.Add):
 class Average(_LinearMerging, keras.layers.Average):
     """`keras.layers.Average` that records itself on an active tape."""
 
+    @override
+    def scales(self, count: int) -> list[float]:
+        return [1.0 / count] * count
+
 
 @register
 class Concatenate(_Merging, keras.layers.Concatenate):
@@ -168,3 +184,7 @@ class Multiply(_ElementwiseMerging, keras.layers.Multiply):
 @register
 class Subtract(_LinearMerging, keras.layers.Subtract):
     """`keras.layers.Subtract` that records itself on an active tape."""
+
+    @override
+    def scales(self, count: int) -> list[float]:
+        return [1.0, -1.0]

@@ -58,7 +58,11 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
             constants = early or self._constants(inputs, training, mask)
             return keras.ops.cast(self._normalised(tensor, *constants), tensor.dtype)
 
-        operation = DiagonalOperation(self, inputs, outputs, function)
+        def scales() -> list[tf.Tensor]:
+            constants = early or self._constants(inputs, training, mask)
+            return [self._scale(*constants, shape=inputs.shape)]
+
+        operation = DiagonalOperation(self, inputs, outputs, function, scales=scales)
         of_batch = self._is_of_batch(training)
         operation.depends_on_examples = of_batch and not self.synchronized
         operation.crosses_replicas = of_batch and self.synchronized and replicas.of_strategy()
@@ -77,6 +81,17 @@ class BatchNormalization(Recording, keras.layers.BatchNormalization):
         gamma = self.gamma if self.scale else None
         beta = self.beta if self.center else None
         return self.moving_mean, self.moving_variance, gamma, beta
+
+    def _scale(
+        self, mean: Any, variance: Any, gamma: Any, beta: Any, *, shape: tf.TensorShape
+    ) -> tf.Tensor:
+        """What an input is multiplied by, along all axes of one example."""
+        del mean, beta
+        scale = tf.math.rsqrt(tf.convert_to_tensor(variance) + self.epsilon)
+        if gamma is not None:
+            scale *= tf.cast(tf.convert_to_tensor(gamma), scale.dtype)
+        axis = self.axis % shape.rank
+        return tf.reshape(scale, [-1 if i == axis else 1 for i in range(1, shape.rank)])
 
     def _normalised(self, inputs: tf.Tensor, *constants: Any) -> tf.Tensor:
         """Normalise with given statistics, in float32 or better."""
