@@ -16,6 +16,7 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.step_size import quadratic_model
 
 Graph = Callable[[], Any]
@@ -189,8 +190,9 @@ def graphs_of(plain: Problem, ours: Problem, optimizer: GaussNewton) -> dict[str
             with tape.of_part() as part:
                 outputs = ours.model(ours.x[:count], training=True)
                 part.watch_loss(ours.loss, ours.y[:count], outputs)
-        dampings, slope = layout.dampings(damping), tf.zeros(2, damping.dtype)
-        found = quadratic_model(part, variables, slope, (vectors, others), dampings)
+        weights = JoinedWeights.of(layout, [True] * len(variables))
+        directions = weights.joining.join(vectors), weights.joining.join(others)
+        found = quadratic_model(part, weights, tf.zeros(2, damping.dtype), directions, damping)
         return gradients, found.damped
 
     def averages() -> Any:

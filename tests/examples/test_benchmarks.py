@@ -56,6 +56,21 @@ def test_updates_are_timed_beside_those_of_adam(monkeypatch, capsys):
 
 
 @pytest.mark.slow
+def test_first_updates_are_measured_beside_those_of_adam(capsys, tmp_path):
+    import first_step
+
+    arguments = ["--nets", "two heads", "--methods", "kfac", "--turns", "1"]
+    assert first_step.main([*arguments, "--out", str(tmp_path)]) == 0
+    with (tmp_path / "first_step.csv").open() as file:
+        adam, kfac = csv.DictReader(file)
+    assert (adam["method"], kfac["method"]) == ("Adam", "KFAC")
+    seconds, beside = float(kfac["seconds"]), float(adam["seconds"])
+    assert float(kfac["over_adam"]) == pytest.approx(seconds / beside, rel=1e-2)
+    assert float(kfac["above_aim"]) == pytest.approx(max(0, seconds - 2 * beside - 2), abs=1e-3)
+    assert "two heads" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_batch_sizes_are_compared(monkeypatch, capsys):
     import batch_size
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_kfgn.blocks.block import Block
-from tf_kfgn.blocks.factor import is_finite
+from tf_kfgn.blocks.factor import are_finite
 from tf_kfgn.numerics.choice import select
 
 States = list[Any]
@@ -63,7 +63,7 @@ def average(
         for block, state, estimate in zip(blocks, states, new, strict=True)
     ]
     averages = [tensor for estimate in estimates(blocks, mixed) for tensor in estimate]
-    finite = tf.reduce_all([is_finite(tensor) for tensor in averages])
+    finite = are_finite(averages)
     old = [tensor for estimate in estimates(blocks, states) for tensor in estimate]
     chosen = tf.nest.pack_sequence_as(estimates(blocks, mixed), select(finite, averages, old))
     return assembled(blocks, chosen, inverses(blocks, states)), finite

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 
@@ -65,3 +67,15 @@ def times_on_right(matrix: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 def is_finite(tensor: tf.Tensor) -> tf.Tensor:
     """Whether every element is finite, a scalar boolean."""
     return tf.reduce_all(tf.math.is_finite(tensor))
+
+
+def are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Whether every element of some tensors is finite, a scalar boolean."""
+    axes = {
+        rank: tf.constant([*range(rank)], tf.int32)
+        for rank in {tensor.shape.rank for tensor in tensors}
+    }
+    finite = [
+        tf.reduce_all(tf.math.is_finite(tensor), axis=axes[tensor.shape.rank]) for tensor in tensors
+    ]
+    return tf.reduce_all(finite)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_kfgn.blocks.collection import Estimates
-from tf_kfgn.blocks.factor import is_finite
+from tf_kfgn.blocks.factor import are_finite
 
 
 class Accumulated(NamedTuple):
@@ -38,7 +38,7 @@ class Accumulated(NamedTuple):
 
         def added() -> Accumulated:
             new = [tuple(block) for block in estimate()]
-            finite = tf.reduce_all([is_finite(tensor) for tensor in tf.nest.flatten(new)])
+            finite = are_finite(tf.nest.flatten(new))
             totals = tf.nest.map_structure(tf.add, self.totals, new)
             return tf.cond(finite, lambda: Accumulated(totals, self.batches + 1), lambda: self)
 

@@ -82,15 +82,14 @@ def with_factors(
 ) -> Memory:
     """Where due, mix newly estimated factors into the averages."""
     states, scalars = memory.blocks, memory.scalars
-    new = replicas.conditional(due, estimate, lambda: collection.estimates(layout.blocks, states))
 
     def mixed() -> tuple[Estimates, tf.Tensor]:
         decay = weight_of_old_factors(settings, memory)
-        averaged, accepted = collection.average(layout.blocks, states, new, decay)
+        averaged, accepted = collection.average(layout.blocks, states, estimate(), decay)
         return collection.estimates(layout.blocks, averaged), accepted
 
     # What a condition hands on costs operations, so nothing that stays as it is.
-    averages, accepted = tf.cond(
+    averages, accepted = replicas.conditional(
         due, mixed, lambda: (collection.estimates(layout.blocks, states), tf.constant(False))
     )
     updates = scalars.factor_updates + tf.cast(accepted, tf.int64)

@@ -16,13 +16,14 @@ objective (`bounds`).
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_kfgn import replicas
 from tf_kfgn.blocks import collection
-from tf_kfgn.blocks.factor import is_finite
+from tf_kfgn.blocks.factor import are_finite
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.numerics.choice import select
 from tf_kfgn.numerics.precision import unit_scale
@@ -171,7 +172,7 @@ def search_step(
         tolerance=search.cg_tolerance,
         kept_at=search.kept_at,
     )
-    finite = tf.reduce_all([is_finite(t) for t in (*batch.gradient, *solution.x)])
+    finite = are_finite([*batch.gradient, *solution.x])
     useless = solution.failed & ~(solution.value < 0)
     return Candidates(solution, scale, search.kept_at, batch.gradient, finite & ~useless)
 
@@ -234,7 +235,8 @@ def move(
     proposal = found.proposal(choice.index, length, batch, memory)
     new = select(finite, moved(proposal.step), old)
     trial = Trial(objective, old, new, back, finite, due, astray, before, after)
-    memory, learns = judged(settings, layout, memory, batch, proposal, trial)
+    store = functools.partial(replicas.store, layout.variables)
+    memory, learns = judged(settings, store, memory, batch, proposal, trial)
     return _with_search(memory, past, found, choice.index, learns)
 
 

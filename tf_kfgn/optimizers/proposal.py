@@ -9,13 +9,13 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_kfgn import replicas
-from tf_kfgn.blocks.factor import is_finite
-from tf_kfgn.blocks.layout import Layout
+from tf_kfgn.blocks.factor import are_finite
 from tf_kfgn.blocks.shares import precondition_in_shares
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.bounds import within_bounds
+from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.optimizers.step_size import Vector, dot, minimise, quadratic_model, slopes
@@ -27,7 +27,7 @@ class Proposal(NamedTuple):
     Curvatures are those of the part of the batch that the model is formed of, slopes of all of it.
 
     Attributes:
-        step: λ δ, the part of the step that is taken at once, one tensor for each variable.
+        step: λ δ, the part of the step that is taken at once, in joined tensors.
         coefficients: α and μ, shape `(2,)`; the learning rate is in the step only.
         change: M of it, the change of this batch's own objective that the model predicts; or NaN.
         curved: Half of its curvature with C + τ + η, the part of M that is not the slope's; or 0.
@@ -51,7 +51,7 @@ class Proposal(NamedTuple):
     @property
     def is_finite(self) -> tf.Tensor:
         """Whether the whole step is finite."""
-        return tf.reduce_all([is_finite(piece) for piece in self.step])
+        return are_finite(self.step)
 
 
 # Of |μ|: a previous step is taken again once at most, or taken back.
@@ -59,7 +59,11 @@ MOST_MOMENTUM = 1.0
 
 
 def propose(
-    settings: Settings, layout: Layout, memory: Memory, batch: Batch, room: tf.Tensor | None
+    settings: Settings,
+    weights: JoinedWeights,
+    memory: Memory,
+    batch: Batch,
+    room: tf.Tensor | None,
 ) -> Proposal:
     """Combine the preconditioned gradient Δ and the previous step δ₀.
 
@@ -67,9 +71,9 @@ def propose(
 
     Args:
         settings: The optimizer's settings; a fixed α or μ is in them.
-        layout: Its variables and blocks.
-        memory: Its memory; the inverses in it precondition.
-        batch: What the batch brings.
+        weights: How its weights are joined.
+        memory: Its memory, in joined tensors; the inverses in it precondition.
+        batch: What the batch brings, likewise.
         room: The largest fall of the objective that may be predicted to first order, or None.
     """
     scalars, previous = memory.scalars, zero_unless(batch.moving, memory.previous_step)
@@ -79,9 +83,10 @@ def propose(
     if batch.tape is not None:
         gradient = averaged_gradient(settings, memory, gradient)
     preconditioned = precondition_in_shares(
-        layout.blocks, memory.blocks, gradient, settings.sharding
+        weights.layout.blocks, memory.blocks, weights.joining.split(gradient), settings.sharding
     )
-    direction = zero_unless(batch.moving, [-tensor for tensor in preconditioned])
+    joined = weights.joining.join(preconditioned)
+    direction = zero_unless(batch.moving, [-tensor for tensor in joined])
     tape = batch.tape_of_model
     if tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
@@ -103,8 +108,7 @@ def propose(
     scales = tf.stack([tf.cast(unit_scale(d), dtype) for d in (direction, previous)])
     direction, previous = scaled(direction, scales[0]), scaled(previous, scales[1])
     slope = tf.stack([dot(gradient, direction), dot(batch.gradient, previous)])
-    dampings = layout.dampings(scalars.damping)
-    model = quadratic_model(tape, layout.variables, slope, (direction, previous), dampings)
+    model = quadratic_model(tape, weights, slope, (direction, previous), scalars.damping)
     model = model._replace(curvature=replicas.mean(model.curvature))
     alpha, mu = (
         None if fixed is None else fixed / scale
@@ -147,5 +151,5 @@ def scaled(vector: Vector, scale: tf.Tensor) -> list[tf.Tensor]:
 
 
 def zero_unless(moving: Sequence[bool], tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-    """The tensors of variables that this update moves, and zeros for the others."""
+    """The tensors of weights that this update moves, and zeros for the others."""
     return [t if moves else tf.zeros_like(t) for t, moves in zip(tensors, moving, strict=True)]

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.recording.tape import CurvatureTape
 
 Vector = Sequence[tf.Tensor]
@@ -51,23 +52,25 @@ class QuadraticModel(NamedTuple):
 
 def quadratic_model(
     tape: CurvatureTape,
-    variables: Sequence[Any],
+    weights: JoinedWeights,
     slope: tf.Tensor,
     directions: tuple[Vector, Vector],
-    dampings: Vector,
+    tau: tf.Tensor,
 ) -> QuadraticModel:
     """Form M for two directions: two Jacobian-vector products on the recorded pass.
 
     Args:
         tape: The recorded pass.
-        variables: The variables that the directions belong to.
+        weights: The weights that the directions belong to.
         slope: The slope along each direction, shape `(2,)`.
-        directions: Δ and δ₀.
-        dampings: τ + η for each variable.
+        directions: Δ and δ₀, in joined tensors.
+        tau: τ.
     """
     likelihoods = tape.likelihoods
     outputs = [likelihood.recorded for likelihood in likelihoods]
-    images = tape.jvps(directions, outputs, variables)
+    tangents = [weights.joining.split(direction) for direction in directions]
+    images = tape.jvps(tangents, outputs, weights.layout.variables)
+    dampings = weights.dampings(tau)
     curved = [
         [
             likelihood.mean_hessian_product(image)
@@ -78,7 +81,7 @@ def quadratic_model(
 
     def damping(i: int, j: int) -> tf.Tensor:
         products = zip(dampings, directions[i], directions[j], strict=True)
-        return tf.add_n([tau * tf.cast(tf.reduce_sum(a * b), tau.dtype) for tau, a, b in products])
+        return tf.add_n([d * tf.cast(tf.reduce_sum(a * b), tau.dtype) for d, a, b in products])
 
     def curvature(i: int, j: int) -> tf.Tensor:
         return tf.cast(dot(images[i], curved[j]), slope.dtype)

@@ -54,6 +54,7 @@ from tf_kfgn.optimizers.damping import (
     with_adapted_damping,
     with_initial_damping,
 )
+from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.objective import (
     is_unusual,
@@ -114,11 +115,18 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
         memory: Its memory, after `refresh`.
         batch: What the batch brings.
     """
+    weights = JoinedWeights.of(layout, batch.moving)
+    joined = weights.joined_memory(memory)
+    return weights.separated(_moved(settings, weights, joined, weights.joined_batch(batch)))
+
+
+def _moved(settings: Settings, weights: JoinedWeights, memory: Memory, batch: Batch) -> Memory:
+    """As `move`, with memory and batch in joined tensors."""
     objective = known_objective(batch, memory.scalars.damping.dtype)
     unusual = is_unusual(memory, batch, objective)
     last, memory = memory, with_surprise(memory, stands_out(memory, unusual, objective))
-    proposal = propose(settings, layout, memory, batch, room_below(memory, batch, objective))
-    old = [tf.convert_to_tensor(variable) for variable in layout.variables]
+    proposal = propose(settings, weights, memory, batch, room_below(memory, batch, objective))
+    old = weights.read()
     moved = [w + d for w, d in zip(old, proposal.step, strict=True)]
     finite = proposal.is_finite & batch.has_examples
     if objective is not None:  # it may have overflown
@@ -127,7 +135,7 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     if not is_measurable(settings, batch):
         after_step = with_held_back(memory, proposal, batch.moving)
         kept = select(finite, with_release(after_step, new), old)
-        replicas.store(layout.variables, kept)
+        weights.store(kept)
         memory = with_step(settings, memory, proposal, finite, finite, finite, objective)
         return with_reserve_of(memory, after_step, finite)
 
@@ -139,11 +147,11 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
     def back() -> list[tf.Tensor]:
         return without_last_step(last, old)
 
-    replicas.store(layout.variables, tf.cond(astray, back, lambda: new))
+    weights.store(tf.cond(astray, back, lambda: new))
     after = replicas.total(measured(batch, due | astray, before, again=True))
     before = replicas.total(before)
     trial = Trial(objective, old, new, back, finite, due, astray, before, after)
-    return judged(settings, layout, memory, batch, proposal, trial)[0]
+    return judged(settings, weights.store, memory, batch, proposal, trial)[0]
 
 
 class Trial(NamedTuple):
@@ -188,7 +196,7 @@ def with_release(memory: Memory, weights: list[tf.Tensor]) -> list[tf.Tensor]:
 
 def judged(
     settings: Settings,
-    layout: Layout,
+    store: Callable[[list[tf.Tensor]], None],
     memory: Memory,
     batch: Batch,
     proposal: Proposal,
@@ -198,7 +206,7 @@ def judged(
 
     Args:
         settings: The optimizer's settings.
-        layout: Its variables, which are assigned.
+        store: Assigns the weights, given as in the trial.
         memory: Its memory.
         batch: What the batch brings.
         proposal: The step.
@@ -217,7 +225,7 @@ def judged(
     finite &= tf.math.is_finite(actual) | ~due
     after_step = with_held_back(memory, proposal, batch.moving)
     kept = select(taken, with_release(after_step, new), old)
-    replicas.store(layout.variables, tf.cond(retreats, back, lambda: kept))
+    store(tf.cond(retreats, back, lambda: kept))
     learns = finite & ~retreats
     memory = with_step(settings, memory, proposal, taken & ~retreats, learns, finite, objective)
     memory = started_anew(with_reserve_of(memory, after_step, taken), retreats)
