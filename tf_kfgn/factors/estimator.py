@@ -229,14 +229,18 @@ class FactorEstimator(abc.ABC):
         if isinstance(operations[0], OneHotOperation):
             tokens = [op.tokens() for op in operations if isinstance(op, OneHotOperation)]
             return sharing.token_factor(tf.concat(tokens, axis=1), matrix.in_features, dtype)
+        used, bias_alone = used_positions(operations), not (whole or operations[0].trainable)
+        size = matrix.in_features + operations[0].bias_trainable
+        large = is_large(1 if bias_alone else size, self.max_factor_size)
+        if sharing.positions_alone and used is None and not (large or bias_alone):
+            products = [operation.input_products(dtype) for operation in operations]
+            sums = [product for product in products if product is not None]
+            if len(sums) == len(operations):
+                return tf.add_n(sums) / tf.cast(tf.shape(operations[0].input)[0], dtype)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
-        if not (whole or operations[0].trainable):
+        if bias_alone:
             rows = rows[..., -1:]
-        return sharing.input_factor(
-            tf.cast(rows, dtype),
-            is_large(rows.shape[-1], self.max_factor_size),
-            used_positions(operations),
-        )
+        return sharing.input_factor(tf.cast(rows, dtype), large, used)
 
 
 def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Collection, Mapping, Sequence
+from typing import ClassVar
 
 import tensorflow as tf
 from typing_extensions import override
@@ -22,7 +23,14 @@ Approximation = str | Mapping[str, str]
 
 
 class WeightSharing(abc.ABC):
-    """Turns rows, and KFRA's averages, into Kronecker factors."""
+    """Turns rows, and KFRA's averages, into Kronecker factors.
+
+    Attributes:
+        positions_alone: Whether A is the sum of the outer products of single rows over the number
+            of examples.
+    """
+
+    positions_alone: ClassVar[bool] = False
 
     @abc.abstractmethod
     def input_factor(
@@ -95,6 +103,8 @@ class WeightSharing(abc.ABC):
 
 class Expand(WeightSharing):
     """Every position counts as an example: exact for a loss on each position of a linear layer."""
+
+    positions_alone = True
 
     @override
     def input_factor(
