@@ -13,6 +13,7 @@ import numpy as np
 from _report import COLOURS, plt, replacing
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from _peers import nets
 from _peers.summary import BESIDE, Cost, Trained, costs, largest_difference, trained
@@ -152,7 +153,7 @@ def _training(found: Found) -> Iterable[str]:
     )
     headings = (
         "ms per update", "median", "99 % / median", "over gradient", "first update",
-        "updates", "objective", "updates needed", "s needed",
+        "updates", "objective", "updates needed", "s needed", "CPU s needed",
     )  # fmt: skip
     lines = _heading("", *headings)
     for run in found.trained:
@@ -168,6 +169,7 @@ def _training(found: Found) -> Iterable[str]:
                 f"{run.objective:.2f}",
                 _needed(run.updates_needed, ",.0f"),
                 _needed(run.seconds_needed, ".1f"),
+                _needed(run.cpu_needed, ".1f"),
             )
         )
     yield "\n".join(lines)
@@ -175,7 +177,8 @@ def _training(found: Found) -> Iterable[str]:
     if beside:
         yield "\n".join(
             f"- {run.label} needs {beside.seconds_needed / run.seconds_needed:.1f} times fewer "
-            f"seconds and {beside.updates_needed / run.updates_needed:.1f} times fewer updates "
+            f"seconds, {beside.cpu_needed / run.cpu_needed:.1f} times less CPU time and "
+            f"{beside.updates_needed / run.updates_needed:.1f} times fewer updates "
             f"than {BESIDE}."
             for run in found.trained
             if run.label != BESIDE and math.isfinite(run.seconds_needed)
@@ -211,7 +214,10 @@ def draw(found: Found) -> Figure:
                 points = np.array(run["points"][1:] or run["points"])
                 panel.plot(points[:, column], points[:, 2], color=RUNS[name], label=name)
             panel.set(xlabel=label, ylabel="objective", yscale="log")
-            panel.grid(axis="y", which="both", color="0.92")
+            panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+            panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            panel.yaxis.set_minor_locator(NullLocator())
+            panel.grid(axis="y", color="0.92")
         if found.training:
             axes[2].legend(frameon=False)
     return figure

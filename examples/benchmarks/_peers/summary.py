@@ -82,7 +82,8 @@ class Trained:
         updates: That were made.
         objective: At the end.
         updates_needed: For the last objective of `BESIDE`; infinite if it was not reached.
-        seconds_needed: Likewise.
+        seconds_needed: Likewise, by the clock.
+        cpu_needed: Likewise, in CPU time of all threads.
     """
 
     label: str
@@ -96,6 +97,7 @@ class Trained:
     objective: float
     updates_needed: float
     seconds_needed: float
+    cpu_needed: float
 
 
 def trained(measured: Mapping[str, Any]) -> list[Trained]:
@@ -107,6 +109,8 @@ def trained(measured: Mapping[str, Any]) -> list[Trained]:
         laps = np.array(run["laps"])
         gradient = np.median(run["gradients"], axis=0)
         seconds, updates = reached(run["points"], target)
+        spent = np.concatenate([[0.0], np.cumsum(laps[:, CPU])])
+        cpu = np.interp(updates, np.arange(len(spent)), spent, right=math.inf)
         found.append(
             Trained(
                 label=label,
@@ -120,6 +124,7 @@ def trained(measured: Mapping[str, Any]) -> list[Trained]:
                 objective=run["points"][-1][2],
                 updates_needed=updates,
                 seconds_needed=seconds,
+                cpu_needed=float(cpu),
             )
         )
     return found
