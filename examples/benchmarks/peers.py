@@ -28,7 +28,6 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the h
 import keras
 import numpy as np
 from _arguments import add_names, positive_integer, positive_number, seed
-from _contest_files import machine
 from _peers import nets, ours, page
 from _peers.client import Peer, PeerError
 from _peers.measuring import SLICES, kept, measure_factors, measure_training
@@ -93,7 +92,7 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> page.Found:
             factors[name] = kept(
                 args.out / f"{name}.json",
                 {
-                    **about(of_factors),
+                    "versions": versions(of_factors),
                     "net": every[name],
                     "rounds": args.rounds,
                     "seconds": args.seconds,
@@ -105,7 +104,7 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> page.Found:
             training = kept(
                 args.out / "training.json",
                 {
-                    **about(of_training),
+                    "versions": versions(of_training),
                     **plan,
                     "net": every[nets.TRAINED],
                     "images": len(images),
@@ -127,12 +126,9 @@ def compare(args: argparse.Namespace, folder: pathlib.Path) -> page.Found:
     return page.Found(factors, training, every, missing)
 
 
-def about(peers: dict[str, Peer]) -> dict[str, object]:
-    """Versions of all packages, and the machine."""
-    return {
-        "versions": {module: peer.ask("versions") for module, peer in peers.items()},
-        "machine": machine(),
-    }
+def versions(peers: dict[str, Peer]) -> dict[str, dict[str, str]]:
+    """Of all packages, by peer."""
+    return {module: peer.ask("versions") for module, peer in peers.items()}
 
 
 def write_problems(every: dict[str, nets.Net], folder: pathlib.Path, smoke: bool) -> np.ndarray:

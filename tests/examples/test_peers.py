@@ -199,12 +199,13 @@ def test_a_training_run_is_measured_more_often_at_first_and_ends_at_its_budget(m
 
 def measured():
     """As little as a page can be made of."""
-    about = {"versions": {"ours": {"tf_kfgn": "0"}}, "machine": "2 cores"}
+    key = {"versions": {"ours": {"tf_kfgn": "0"}}}
+    about = {"key": key, "date": "2026-01-01", "machine": "2 cores"}
     graphs = {
         "ours": {"gradient": [[[0.5, 1.0]]], "tf_kfgn KFAC": [[[1.0, 2.0]]]},
         "on_torch": {"gradient": [[[0.5, 1.0]]], "BackPACK KFAC": [[[2.5, 5.0]]]},
     }
-    factors = {"key": about, "date": "2026-01-01", "graphs": graphs, "left_out": {"x": "late"}}
+    factors = {**about, "graphs": graphs, "left_out": {"x": "late"}}
 
     def run(objectives, seconds, cpu):
         points = [(seconds * k, k, value) for k, value in enumerate(objectives)]
@@ -217,7 +218,7 @@ def measured():
 
     plan = {"images": 40, "seed": 0, "budget": 2.0, "slices": 12, "evaluated": 40}
     runs = {"tf_kfgn KFRA": run([9, 5, 1], 0.2, 0.3), "kfac-jax": run([9, 7, 6, 5], 0.4, 0.4)}
-    training = {"key": {**about, **plan}, "date": "2026-01-01", "runs": runs}
+    training = {**about, "key": {**key, **plan}, "runs": runs}
     return factors, training
 
 

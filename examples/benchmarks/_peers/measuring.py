@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from _contest_files import machine
 from _report import replacing
 
 from _peers.client import Peer, PeerError
@@ -34,7 +35,8 @@ def kept(path: pathlib.Path, key: Mapping[str, Any], measure: Callable[[], dict]
         found = json.loads(path.read_text())
         if found["key"] == key:
             return found
-    found = {"key": key, "date": datetime.date.today().isoformat(), **measure()}
+    today = datetime.date.today().isoformat()
+    found = {"key": key, "date": today, "machine": machine(), **measure()}
     with replacing(path) as partial:
         partial.write_text(json.dumps(found) + "\n")
     return found

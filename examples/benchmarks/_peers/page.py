@@ -187,9 +187,9 @@ def _training(found: Found) -> Iterable[str]:
 
 
 def _about(measured: Mapping[str, Any]) -> str:
-    key = measured["key"]
-    versions = (f"{n} {v}" for of in key["versions"].values() for n, v in of.items())
-    return f"{measured['date']}, {key['machine']}; {', '.join(versions)}."
+    of_peers = measured["key"]["versions"].values()
+    versions = ", ".join(f"{name} {version}" for of in of_peers for name, version in of.items())
+    return f"{measured['date']}, {measured['machine']}; {versions}."
 
 
 def _needed(value: float, form: str) -> str:
