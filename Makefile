@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
+PEERS := .venv-torch .venv-jax
 
 export KERAS_BACKEND := tensorflow
 export TF_CPP_MIN_LOG_LEVEL ?= 3
@@ -15,7 +16,7 @@ PIP_INSTALL = -m pip install -qq
 PACKAGE := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figure2 results bench-everyday test fuzz test-oldest test-newest lint docs clean
+.PHONY: help demo figure2 results bench-everyday bench-peers test fuzz test-oldest test-newest lint docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pip runs must not write into one environment
 
@@ -40,6 +41,10 @@ results: $(VENV)/.examples  ## make the runs of examples/RESULTS.md and write it
 
 bench-everyday: $(VENV)/.examples  ## compare with tuned first-order methods on everyday tasks; hours, goes on where it was ended
 	$(VENV)/bin/python examples/benchmarks/everyday.py --out everyday
+
+BUDGET ?= 120
+bench-peers: $(VENV)/.examples $(PEERS:%=%/.peers)  ## compare with kfac-jax, BackPACK and curvlinops; runs of BUDGET seconds, goes on where it was ended
+	$(VENV)/bin/python examples/benchmarks/peers.py --budget $(BUDGET) --publish
 
 test: $(VENV)/.test $(VENV)/.examples  ## run the tests
 	$(VENV)/bin/python -m pytest -n 2 --dist worksteal
@@ -72,12 +77,12 @@ docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
 	$(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove the environments, caches, demo results and the built documentation
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) demo everyday figure2 breakdown scaling site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(PEERS) demo everyday figure2 breakdown scaling peers site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find examples tests tf_kfgn -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file an environment, and one for each extra installed into it.
 
-$(VENV)/.created $(OLDEST)/.created $(NEWEST)/.created:
+$(VENV)/.created $(OLDEST)/.created $(NEWEST)/.created $(PEERS:%=%/.created):
 	@echo "Creating $(@D): the first installation takes a few minutes (about 700 MB, mostly TensorFlow)"
 	@$(PYTHON) -m venv --clear $(@D)
 	@touch $@
@@ -90,4 +95,18 @@ $(VENV)/.examples $(VENV)/.test $(VENV)/.dev $(VENV)/.docs: $(PACKAGE) | $(VENV)
 $(OLDEST)/.oldest: $(PACKAGE) tests/oldest-requirements.txt | $(OLDEST)/.created
 	@echo "Installing the oldest supported requirements into $(OLDEST) ..."
 	@$(OLDEST)/bin/python $(PIP_INSTALL) -r tests/oldest-requirements.txt -e '.[test,examples]'
+	@touch $@
+
+PEER_FOLDER := examples/benchmarks/_peers
+TORCH := 2.13.0
+
+.venv-torch/.peers: $(PEER_FOLDER)/torch-requirements.txt | .venv-torch/.created
+	@echo "Installing BackPACK and curvlinops into $(@D) ..."
+	@$(@D)/bin/python $(PIP_INSTALL) torch==$(TORCH)+cpu || $(@D)/bin/python $(PIP_INSTALL) torch==$(TORCH)
+	@$(@D)/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+.venv-jax/.peers: $(PEER_FOLDER)/jax-requirements.txt | .venv-jax/.created
+	@echo "Installing kfac-jax into $(@D) (Python 3.11 or newer) ..."
+	@$(@D)/bin/python $(PIP_INSTALL) -r $<
 	@touch $@

@@ -158,6 +158,39 @@ def test_the_map_takes_any_floating_type():
     assert pulled.dtype == tf.float64
 
 
+def test_products_of_rows_are_found_without_them(given):
+    def sums(operation, tape):
+        rows = operation.input_rows()
+        rows = tf.reshape(rows, (-1, rows.shape[-1]))
+        products = operation.input_products(tf.float64)
+        expected = tf.matmul(rows, rows, transpose_a=True)
+        return expected if products is None else products, expected
+
+    for products, expected in in_mode(given, sums)[2]:
+        allclose(products, expected)
+
+
+def test_sums_of_rows_are_found_without_them(given):
+    def sums(operation, tape):
+        return operation.input_sums(tf.float64), tf.reduce_sum(operation.input_rows(), axis=1)
+
+    for found, expected in in_mode(given, sums)[2]:
+        allclose(found, expected)
+
+
+ONE_STEP = ["1d", "1d, causal, dilation", "2d, large kernel", "2d, same, dilation",
+            "3d, channels first"]  # fmt: skip
+OTHERS = ["2d, same, strides", "2d, groups", "transpose 2d, same", "2d, one pixel"]
+
+
+@pytest.mark.parametrize("name", [*ONE_STEP, *OTHERS])
+def test_only_kernels_that_move_by_one_step_share_patches(name):
+    layer, x = CASES[name].made()
+    [products] = measured(layer, x, lambda operation, _: operation.input_products(tf.float32))
+    assert (products is not None) == (name in ONE_STEP)
+    assert products is None or products.dtype == tf.float32
+
+
 # Identities that need the right geometry and order
 
 

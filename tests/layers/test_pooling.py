@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,9 +19,11 @@ from stock_rules import (
 
 import tf_kfgn
 from tf_kfgn import layers
+from tf_kfgn.factors import KFLREstimator
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.windows import WindowOperation
+from tf_kfgn.recording.active import SEVERAL_COTANGENTS
 
 FIRST = "channels_first"
 
@@ -213,3 +216,47 @@ def test_integers_are_not_recorded(cls):
     with tf_kfgn.CurvatureTape() as tape:
         cls(dtype="int32")(tf.reshape(tf.range(8), (1, 4, 2)))
     assert not tape.operations
+
+
+# Several cotangents at once
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("name", [name for name in MAXIMA if name.startswith("max")])
+def test_several_cotangents_meet_the_same_maxima(name, tied):
+    make, shape, _ = MAXIMA[name]
+    layer = make()
+    x = batch_for(layer, shape)
+    x = tf.round(x) if tied else x
+    output, tape = recorded(layer, x)
+    [source] = tape.operations[0].inputs
+    cotangent = tf.random.stateless_normal(output.shape, (0, 1), dtype=output.dtype)
+    one = tape.gradient(output, source, cotangent)
+    with SEVERAL_COTANGENTS.using(True):
+        several = tape.gradient(output, source, cotangent)
+    np.testing.assert_array_equal(several, one)
+    with tf.GradientTape() as stock_tape:
+        stock_tape.watch(x)
+        stock_output = stock_of(layer)(x)
+    np.testing.assert_array_equal(several, stock_tape.gradient(stock_output, x, cotangent))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_kflr_looks_for_the_maxima_of_windows_apart_only_once(stride):
+    pool = keras.layers.MaxPooling1D(2, stride, dtype="float64")
+    dense = keras.layers.Dense(3, dtype="float64")
+    flatten = keras.layers.Flatten(dtype="float64")
+    first = keras.layers.Dense(2, dtype="float64")
+    model = keras.Sequential([keras.Input((4, 2)), first, pool, flatten, dense])
+    tf_kfgn.enable_curvature(model)
+
+    @tf.function
+    def factors(x):
+        with tf_kfgn.CurvatureTape() as tape:
+            tape.watch_loss(keras.losses.MeanSquaredError(), x[:, 0, :1], model(x))
+        return list(KFLREstimator()(tape, tf.constant([0, 0], tf.int64)).values())
+
+    graph = factors.get_concrete_function(tf.TensorSpec((5, 4, 2), tf.float64)).graph
+    inside = [node.op for f in graph.as_graph_def().library.function for node in f.node_def]
+    assert "While" not in inside and "MatMul" in inside  # there are loops, and no others in them
+    assert ("MaxPoolGrad" in inside) == (stride == 1)

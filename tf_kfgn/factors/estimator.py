@@ -18,6 +18,7 @@ from tf_kfgn.factors.sharing import (
     WeightSharing,
     correlation,
     trace,
+    with_sums,
 )
 from tf_kfgn.numerics.checks import check_choice, check_count
 from tf_kfgn.numerics.precision import at_least_float32
@@ -292,15 +293,22 @@ class FactorEstimator(abc.ABC):
             diagonal = matrix.diagonal_input or is_large(size, most)
             joined = tf.concat(tokens, axis=1)
             return sharing.token_factor(joined, size, dtype, diagonal, correlation)
+        used, bias_alone = used_positions(operations), not (whole or operations[0].trainable)
+        size = matrix.in_features + operations[0].bias_trainable
+        large = is_large(1 if bias_alone else size, self.max_factor_size)
+        if sharing.positions_alone and used is None and not (large or bias_alone):
+            products = [operation.input_products(dtype) for operation in operations]
+            known = [product for product in products if product is not None]
+            if len(known) == len(operations):
+                apart = tf.add_n(known) / tf.cast(tf.shape(operations[0].input)[0], dtype)
+                if correlation is None:
+                    return apart
+                sums = tf.add_n([operation.input_sums(dtype) for operation in operations])
+                return with_sums(apart, sums, correlation)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
-        if not (whole or operations[0].trainable):
+        if bias_alone:
             rows = rows[..., -1:]
-        return sharing.input_factor(
-            tf.cast(rows, dtype),
-            is_large(rows.shape[-1], self.max_factor_size),
-            used_positions(operations),
-            correlation,
-        )
+        return sharing.input_factor(tf.cast(rows, dtype), large, used, correlation)
 
 
 def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | None:

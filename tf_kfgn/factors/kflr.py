@@ -18,6 +18,7 @@ from tf_kfgn.factors.estimator import OutputCurvature, Uses, num_used_positions,
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
+from tf_kfgn.recording.active import SEVERAL_COTANGENTS
 from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 256
@@ -73,7 +74,10 @@ class KFLREstimator(CotangentEstimator):
 
             def products(index: tf.Tensor, columns: Columns = columns) -> list[tf.Tensor]:
                 column, outputs = columns.column(index), columns.likelihood.recorded
-                return self.products_of_column(tape, uses, outputs, column, variables, positions)
+                with SEVERAL_COTANGENTS.using(True):
+                    return self.products_of_column(
+                        tape, uses, outputs, column, variables, positions
+                    )
 
             def with_diagonals(
                 found: list[tf.Tensor], outputs: tf.Tensor = likelihood.recorded

@@ -44,9 +44,12 @@ class WeightSharing(abc.ABC):
 
     Attributes:
         correlates: Whether A depends on how the cotangents of different positions correlate.
+        positions_alone: Whether A of uncorrelated positions is the sum of the outer products of
+            single rows over the number of examples.
     """
 
     correlates: ClassVar[bool] = False
+    positions_alone: ClassVar[bool] = False
 
     @abc.abstractmethod
     def input_factor(
@@ -134,6 +137,8 @@ class WeightSharing(abc.ABC):
 
 class Expand(WeightSharing):
     """Every position counts as an example: exact for a loss on each position of a linear layer."""
+
+    positions_alone = True
 
     @override
     def input_factor(
@@ -287,8 +292,7 @@ class Correlated(Expand):
         if correlation is None:
             return apart
         counted = rows if used is None else rows * _beside(rows, used)
-        together = _gram(tf.reduce_sum(counted, axis=1), diagonal) / batch_size(rows)
-        return _between(apart, together, correlation)
+        return with_sums(apart, tf.reduce_sum(counted, axis=1), correlation)
 
     @override
     def token_factor(
@@ -304,6 +308,18 @@ class Correlated(Expand):
         if correlation is None:
             return apart
         return _between(apart, _moment_of_counts(tokens, size, dtype, diagonal), correlation)
+
+
+def with_sums(apart: tf.Tensor, sums: tf.Tensor, correlation: tf.Tensor) -> tf.Tensor:
+    """A of positions that correlate, from that of positions that do not.
+
+    Args:
+        apart: That of `"expand"`, or its diagonal as a column.
+        sums: Input rows summed over the positions of each example, `(n, [groups,] features)`.
+        correlation: ρ, shape `([groups,] 1, 1)`.
+    """
+    moment = _gram(sums, apart.shape[-1] == 1 < apart.shape[-2]) / batch_size(sums)
+    return _between(apart, moment, correlation)
 
 
 def square_of_sums(rows: tf.Tensor, others: tf.Tensor | None = None) -> tf.Tensor:

@@ -62,6 +62,22 @@ class ConvolutionOperation(ParametrisedOperation):
         return tf.reshape(rows, (-1, self.shared, groups, self.matrix.in_features))
 
     @override
+    def input_products(self, dtype: tf.DType) -> tf.Tensor | None:
+        if self.matrix.groups is not None or not self.geometry.shares_patches:
+            return None
+        inputs = tf.cast(self.input, dtype)
+        return self.geometry.patch_products(inputs, self.output, ones=self.bias_trainable)
+
+    @override
+    def input_sums(self, dtype: tf.DType) -> tf.Tensor:
+        if self.matrix.groups is not None:
+            return super().input_sums(dtype)
+        sums = self.geometry.patch_sums(tf.cast(self.input, dtype), self.output)
+        if not self.bias_trainable:
+            return sums
+        return tf.pad(sums, [[0, 0], [0, 1]], constant_values=self.shared)
+
+    @override
     def cotangent_rows(self, cotangent: tf.Tensor) -> tf.Tensor:
         rows = self.geometry.channels_last(cotangent)
         return tf.reshape(rows, (-1, self.shared, *self.matrix.leading, self.out_features))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,7 +17,8 @@ from tf_kfgn.layers.spatial_maps import spatial_sizes
 from tf_kfgn.operations.linear import LinearOperation
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.spatial import SpatialOperation
-from tf_kfgn.operations.windows import WindowOperation
+from tf_kfgn.operations.windows import WindowOperation, copied_to_windows
+from tf_kfgn.recording.active import SEVERAL_COTANGENTS, drawing_tape
 
 
 def spatial_axes(rank: int, data_format: str) -> range:
@@ -34,6 +36,35 @@ def whole_axes(inputs: tf.Tensor, data_format: str) -> list[np.ndarray | None]:
 
 class _MaxPooling(Recording):
     """A layer that takes maxima over windows."""
+
+    def stock_call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The stock computation; where a tape is active, several cotangents share the maxima.
+
+        TensorFlow looks for the maxima again for each cotangent, and outside of the graph of the
+        forward pass slowly.
+        """
+        stock = super().stock_call
+        if drawing_tape() is None or not inputs.dtype.is_floating:
+            return stock(inputs)
+        if not inputs.shape[1:].is_fully_defined() or self.overlapping():
+            return stock(inputs)
+
+        @tf.custom_gradient
+        def pooled(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(inputs)
+                outputs = stock(inputs)
+            maxima = tape.gradient(outputs, inputs)  # 1 at each, else 0; pruned where unused
+            windows = self.windows(inputs, outputs)
+
+            def gradient(cotangent: tf.Tensor) -> tf.Tensor:
+                if not SEVERAL_COTANGENTS.get():
+                    return tape.gradient(outputs, inputs, cotangent)
+                return maxima * copied_to_windows(cotangent, windows)
+
+            return outputs, gradient
+
+        return pooled(inputs)
 
     @override
     def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
@@ -67,6 +98,10 @@ class _MaxPooling(Recording):
 
 class _GlobalMaxPooling(_MaxPooling):
     """Records the whole call of a layer that takes the maximum over all positions."""
+
+    @override
+    def stock_call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return Recording.stock_call(self, inputs)
 
     @override
     def overlapping(self) -> bool:

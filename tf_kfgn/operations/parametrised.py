@@ -113,6 +113,23 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
             return rows
         return tf.concat([rows, tf.ones_like(rows[..., :1])], axis=-1)
 
+    def input_products(self, dtype: tf.DType) -> tf.Tensor | None:
+        """The sum of the outer products of all `input_rows`, if there is a cheaper way to it.
+
+        Args:
+            dtype: In which it is computed.
+        """
+        del dtype
+        return None
+
+    def input_sums(self, dtype: tf.DType) -> tf.Tensor:
+        """`input_rows`, summed over the positions of each example: `(n, [groups,] features)`.
+
+        Args:
+            dtype: In which it is computed.
+        """
+        return tf.reduce_sum(tf.cast(self.input_rows(), dtype), axis=1)
+
     def used_or_ones(self) -> tf.Tensor:
         """Which positions are used, as numbers in any case."""
         if self.used is not None:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_kfgn.operations.axis_maps import AxisMaps
 from tf_kfgn.operations.features import num_features
+from tf_kfgn.operations.patch_moments import patch_products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +95,48 @@ class Geometry:
         Raises:
             ValueError: If a spatial axis has no static length.
         """
-        for tensor in (inputs, output):
-            num_features(tensor)
-        patches = self.channels_last(inputs)
-        sizes = self.spatial_shape(output)
-        for axis in reversed(range(len(sizes))):  # the last axis varies fastest
-            window = self._window(axis, patches.shape[axis + 1], sizes[axis])
-            patches = window.patches(patches, axis + 1)
-        return patches
+        return self._patches(inputs, output, range(len(self.kernel_size)))
+
+    def patch_products(self, inputs: tf.Tensor, output: tf.Tensor, *, ones: bool) -> tf.Tensor:
+        """The sum of the outer products of all patches, without most of the patches.
+
+        Args:
+            inputs: As for `patches`, of a kernel that `shares_patches`.
+            output: As for `patches`.
+            ones: Whether each patch ends with a 1.
+
+        Returns:
+            Shape `(taps * channels [+ 1], taps * channels [+ 1])`.
+        """
+        rows = self._patches(inputs, output, range(1, len(self.kernel_size)))
+        size, features = rows.shape[1], rows.shape[-1]
+        axis_first = tf.transpose(rows, (1, 0, *range(2, rows.shape.rank)))
+        rows = tf.reshape(axis_first, (size, -1, features))
+        window = self._window(0, size, self.spatial_shape(output)[0])
+        return patch_products(rows, window.starts, window.positions, ones=ones)
+
+    def patch_sums(self, inputs: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+        """The sum of the patches at all positions of each example, without the patches.
+
+        Args:
+            inputs: As for `patches`.
+            output: As for `patches`.
+
+        Returns:
+            Shape `(batch_size, taps * channels)`.
+        """
+        sums = self.channels_last(inputs)
+        last = sums.shape.rank - 1
+        for axis, met in enumerate(self.axis_maps(inputs, output).axes, start=1):
+            counts = tf.constant(met.sum(axis=1), sums.dtype)  # how often a tap meets a place
+            sums = tf.tensordot(sums, counts, [[axis], [1]])
+            sums = tf.transpose(sums, (*range(axis), last, *range(axis, last)))
+        return tf.reshape(sums, (-1, sums.shape[1:].num_elements()))
+
+    @property
+    def shares_patches(self) -> bool:
+        """Whether patches at neighbouring positions along the first axis hold the same values."""
+        return self.kernel_size[0] > 1 and self.strides[0] == 1 and not self.transposed
 
     def axis_maps(self, inputs: tf.Tensor, output: tf.Tensor) -> AxisMaps:
         """Which positions each tap of the kernel joins; arguments as of `patches`."""
@@ -136,6 +171,17 @@ class Geometry:
             (taps - 1) * distance
             for taps, distance in zip(self.kernel_size, self.dilation_rate, strict=True)
         ]
+
+    def _patches(self, inputs: tf.Tensor, output: tf.Tensor, axes: Sequence[int]) -> tf.Tensor:
+        """Patches along some of the spatial axes, ascending; the last one varies fastest."""
+        for tensor in (inputs, output):
+            num_features(tensor)
+        patches = self.channels_last(inputs)
+        sizes = self.spatial_shape(output)
+        for axis in reversed(axes):
+            window = self._window(axis, patches.shape[axis + 1], sizes[axis])
+            patches = window.patches(patches, axis + 1)
+        return patches
 
     def _window(self, axis: int, size: int, positions: int) -> Window:
         taps, stride = self.kernel_size[axis], self.strides[axis]

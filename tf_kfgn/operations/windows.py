@@ -56,10 +56,7 @@ class WindowOperation(Operation):
             size if windows is None else int(windows.max()) + 1
             for windows, size in zip(self.windows, self.input.shape[1:], strict=True)
         ]
-        grid = tf.reshape(rows, (-1, *sizes))
-        for axis, windows in enumerate(self.windows, start=1):
-            if windows is not None:
-                grid = tf.gather(grid, windows, axis=axis)
+        grid = copied_to_windows(tf.reshape(rows, (-1, *sizes)), self.windows)
         return tf.reshape(grid, (-1, *self.input_widths))
 
     @override
@@ -144,3 +141,17 @@ def pooled_layout(before: Layout, inputs: tf.Tensor, outputs: tf.Tensor) -> Layo
     if before.shape != own or inputs.shape.rank != outputs.shape.rank:
         return Layout.natural(outputs)
     return Layout.of_axes(outputs, before.positions)
+
+
+def copied_to_windows(grid: tf.Tensor, windows: Sequence[np.ndarray | None]) -> tf.Tensor:
+    """Each value copied to all places of its window.
+
+    Args:
+        grid: Values of shape `(k, *windows)`.
+        windows: For each axis after the first the number of the window of each place; None for an
+            axis that is not pooled.
+    """
+    for axis, of_places in enumerate(windows, start=1):
+        if of_places is not None:
+            grid = tf.gather(grid, of_places, axis=axis)
+    return grid

@@ -47,6 +47,9 @@ TAPES: Active[tuple[Any, ...]] = Active("tapes", ())  # those that are open, the
 SILENT: Active[bool] = Active("silent", False)  # whether no operation is to be recorded
 REPLAY: Active[Any] = Active("replay", None)  # the Replay that random layers must follow
 
+# Whether several cotangents go back through what was recorded, side by side or in a loop.
+SEVERAL_COTANGENTS: Active[bool] = Active("several_cotangents", False)
+
 
 def active_tape() -> Any:
     """The innermost `CurvatureTape` that records operations, or None.

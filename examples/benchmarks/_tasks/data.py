@@ -39,8 +39,17 @@ def _split(inputs: np.ndarray, targets: np.ndarray, validation: int, seed: int =
 # Images
 
 
-@functools.cache
 def fashion() -> Data:
+    """Some of the images of `fashion_images`."""
+    (x, y), (x_test, y_test) = fashion_images()
+    return Data(
+        (x[:TRAIN_IMAGES], y[:TRAIN_IMAGES]),
+        (x_test[:VALIDATION_IMAGES], y_test[:VALIDATION_IMAGES]),
+    )
+
+
+@functools.cache
+def fashion_images() -> Data:
     """Fashion-MNIST: images of shape `(n, 28, 28, 1)`, ink from 0 to 1, and classes.
 
     Raises:
@@ -59,11 +68,7 @@ def fashion() -> Data:
         scaled = [(x.astype(np.float32) / 255, y.astype(np.int64)) for x, y in pairs]
     else:
         scaled = list(zip(mnist.load_data(folder), mnist.load_labels(folder), strict=True))
-    (x, y), (x_test, y_test) = ((x.reshape(-1, 28, 28, 1), y) for x, y in scaled)
-    return Data(
-        (x[:TRAIN_IMAGES], y[:TRAIN_IMAGES]),
-        (x_test[:VALIDATION_IMAGES], y_test[:VALIDATION_IMAGES]),
-    )
+    return Data(*((x.reshape(-1, 28, 28, 1), y) for x, y in scaled))
 
 
 def _fashion_folder() -> pathlib.Path | None:
