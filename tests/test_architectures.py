@@ -46,7 +46,7 @@ class Case:
     @functools.cached_property
     def exact(self) -> Any:
         """KFLR's factors."""
-        return KFLREstimator()(self.tape, SEED)
+        return KFLREstimator("expand")(self.tape, SEED)
 
     def variables(self) -> list[Any]:
         return self.model.trainable_variables
@@ -132,7 +132,7 @@ def test_kflr_is_the_second_moment_of_all_cotangents(case, how):
 
 def test_kfac_and_orthogonal_columns_have_the_trace_of_their_columns(case):
     """Whatever columns are drawn, G is the second moment of what they make of each example."""
-    for other in (KFACEstimator(num_samples=2), KFLREstimator(num_columns=1)):
+    for other in (KFACEstimator("expand", num_samples=2), KFLREstimator("expand", num_columns=1)):
         for (matrix, (A, G)), (same, (exact_A, _)) in zip(
             other(case.tape, SEED).items(), case.exact.items(), strict=True
         ):
