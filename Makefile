@@ -102,8 +102,7 @@ TORCH := 2.13.0
 
 .venv-torch/.peers: $(PEER_FOLDER)/torch-requirements.txt | .venv-torch/.created
 	@echo "Installing BackPACK and curvlinops into $(@D) ..."
-	@$(@D)/bin/python $(PIP_INSTALL) torch==$(TORCH)+cpu || $(@D)/bin/python $(PIP_INSTALL) torch==$(TORCH)
-	@$(@D)/bin/python $(PIP_INSTALL) -r $<
+	@$(@D)/bin/python $(PIP_INSTALL) torch==$(TORCH)+cpu -r $< || $(@D)/bin/python $(PIP_INSTALL) torch==$(TORCH) -r $<
 	@touch $@
 
 .venv-jax/.peers: $(PEER_FOLDER)/jax-requirements.txt | .venv-jax/.created
