@@ -7,10 +7,14 @@ import os
 import pathlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from _contest_files import machine, versions
+from _parts import Problem
 
 MIB = 2**20
 
@@ -23,6 +27,28 @@ def resident(peak: bool = False) -> float:
     except OSError:
         return math.nan
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(name)), math.nan)
+
+
+def size_of(tensor: Any) -> float:
+    """MiB of a tensor or variable."""
+    return float(np.prod(tensor.shape)) * tf.as_dtype(tensor.dtype).size / MIB
+
+
+def tensors_at_peak(problem: Problem, step: Callable[[], Any], updates: int) -> float:
+    """MiB of all tensors at one time: weights, state of the optimizer, the batch and the others.
+
+    Args:
+        problem: What is trained; compiled, its optimizer built.
+        step: One update; traced already.
+        updates: How many to look at.
+
+    Returns:
+        The peak, or NaN where nobody tells.
+    """
+    batch = {id(tensor): tensor for tensor in (problem.x, problem.y)}
+    variables = [*problem.model.variables, *problem.model.optimizer.variables]
+    held = sum(size_of(tensor) for tensor in [*variables, *batch.values()])
+    return held + temporary_peak(step, updates)
 
 
 def temporary_peak(step: Callable[[], Any], updates: int) -> float:
@@ -81,7 +107,9 @@ def _changes(profile: bytes) -> Iterator[tuple[int, float]]:
                 yield line.timestamp_ns * 1000 + event.offset_ps, sign * size
 
 
-def memory_of_machine() -> str:
-    """How much memory there is."""
+def origin() -> str:
+    """The date, the machine with its memory, and versions, in a line."""
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{size / 2**30:.0f} GiB of memory, {sys.platform}"
+    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    memory = f"{size / 2**30:.0f} GiB of memory, {sys.platform}"
+    return f"{time.strftime('%Y-%m-%d')}; {machine()}; {memory}; {named}."

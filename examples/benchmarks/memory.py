@@ -2,10 +2,10 @@
 
     python examples/benchmarks/memory.py [--nets NAME ...] [--methods NAME ...] [--smoke]
 
-Every case trains in a process of its own. *Tensors* are the weights, the state of the optimizer, one
-batch, and the most that all other tensors take at one time, as the allocator of the device tells:
-what has to fit on a GPU. `tf_kfgn.curvature_summary(..., peak_memory=True)` predicts it. *Process*
-is by how much the resident memory grew at its peak, from when TensorFlow was imported and the model
+Every case trains in a process of its own. *Tensors* are the weights, the state of the optimizer,
+one batch, and the most that all other tensors take at one time, as the allocator of the device
+tells: what has to fit on a GPU. `curvature_summary(..., peak_memory=True)` predicts it. *Process* is
+by how much the resident memory grew at its peak, from when TensorFlow was imported and the model
 made: the graph and what the allocator of the CPU leaves between tensors count as well. *In all* is
 that peak itself. The rows "by fit" train on 60,000 images (`--mnist`, a folder) that are in memory.
 
@@ -24,8 +24,7 @@ import math
 import pathlib
 import subprocess
 import sys
-import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
 
@@ -33,12 +32,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 from _arguments import add_names
-from _contest_files import machine, versions
-from _memory_probe import MIB, memory_of_machine, resident, temporary_peak
+from _memory_probe import origin, resident, size_of, tensors_at_peak
 from _parts import Problem, step_of
 from _report import plt, require_writable
-from breakdown import METHODS as OURS
-from breakdown import NETS
+from breakdown import METHODS as OURS, NETS
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -172,11 +169,7 @@ def measured(case: Case, mnist: pathlib.Path | None, smoke: bool) -> dict[str, f
     else:
         problem.model.fit(images, images, batch_size=problem.batch_size, epochs=1, verbose=0)
     peak = resident(peak=True)
-    state, tensors = sum(map(_size, optimizer.variables)), math.nan
-    if images is None:
-        batch = {id(tensor): _size(tensor) for tensor in (problem.x, problem.y)}
-        held = state + sum(map(_size, problem.model.variables)) + sum(batch.values())
-        tensors = held + temporary_peak(step, UPDATES)
+    tensors = math.nan if images is not None else tensors_at_peak(problem, step, UPDATES)
     predicted = predicted_process = math.nan
     if ours and images is None:
         found = tf_kfgn.curvature_summary(
@@ -185,17 +178,13 @@ def measured(case: Case, mnist: pathlib.Path | None, smoke: bool) -> dict[str, f
         ).peak_memory  # fmt: skip
         predicted, predicted_process = found.tensors, found.process
     return {
-        "state": state,
+        "state": sum(map(size_of, optimizer.variables)),
         "tensors": tensors,
         "process": peak - before,
         "in_all": peak,
         "predicted": predicted,
         "predicted_process": predicted_process,
     }
-
-
-def _size(tensor: Any) -> float:
-    return float(np.prod(tensor.shape)) * tf.as_dtype(tensor.dtype).size / MIB
 
 
 def problem_of(net: str, smoke: bool) -> Problem:
@@ -213,7 +202,7 @@ def optimizer_of(method: str) -> keras.optimizers.Optimizer:
     name, _, dtype = method.partition(" ")
     if name == "Adam":
         return keras.optimizers.Adam()
-    return OURS[name](storage_dtype=dtype) if dtype else OURS[name]()
+    return OURS[name](curvature_dtype=dtype) if dtype else OURS[name]()
 
 
 def read(path: pathlib.Path) -> dict[Case, Row]:
@@ -221,7 +210,9 @@ def read(path: pathlib.Path) -> dict[Case, Row]:
     if not path.exists():
         return {}
     with path.open() as file:
-        rows = [Row(net, method, *map(float, rest)) for net, method, *rest in [*csv.reader(file)][1:]]
+        rows = [
+            Row(net, method, *map(float, rest)) for net, method, *rest in [*csv.reader(file)][1:]
+        ]
     return {Case(row.net, row.method): row for row in rows}
 
 
@@ -239,16 +230,13 @@ def page(rows: list[Row]) -> str:
     lines = [
         "# Memory of training at its peak",
         "",
-        "Written by `python examples/benchmarks/memory.py`, which says what the columns are; edit that,",
-        "not this. MiB.",
+        "Written by `python examples/benchmarks/memory.py`, which says what the columns are; edit",
+        "that, not this. MiB; in brackets what was predicted, and by how much that is off.",
         "",
-        f"{time.strftime('%Y-%m-%d')}; {machine()}; {memory_of_machine()}; "
-        + ", ".join(f"{name} {version}" for name, version in versions().items())
-        + ".",
+        origin(),
         "",
-        "| net | method | state | tensors | predicted | error | process | predicted | error | in all "
-        "| over Adam's |",
-        "| --- | --- " + "| ---: " * 9 + "|",
+        "| net | method | state | tensors | process | in all | over Adam's |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         beside = adam.get(row.net)
@@ -256,12 +244,8 @@ def page(rows: list[Row]) -> str:
             row.net,
             row.method,
             f"{row.state:.1f}",
-            _number(row.tensors),
-            _number(row.predicted),
-            _error(row.predicted, row.tensors),
-            _number(row.process),
-            _number(row.predicted_process),
-            _error(row.predicted_process, row.process),
+            _with_prediction(row.tensors, row.predicted),
+            _with_prediction(row.process, row.predicted_process),
             f"{row.in_all:,.0f}",
             f"{row.in_all / beside.in_all:.2f}" if beside else "",
         )
@@ -269,12 +253,12 @@ def page(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.1f}"
-
-
-def _error(predicted: float, found: float) -> str:
-    return "" if math.isnan(predicted) or math.isnan(found) else f"{predicted / found - 1:+.0%}"
+def _with_prediction(found: float, predicted: float) -> str:
+    if math.isnan(found):
+        return ""
+    if math.isnan(predicted):
+        return f"{found:.1f}"
+    return f"{found:.1f} ({predicted:.1f}, {predicted / found - 1:+.0%})"
 
 
 def draw(rows: list[Row]) -> Figure:

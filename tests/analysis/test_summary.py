@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import NETWORKS
 
 import tf_kfgn
@@ -57,17 +58,27 @@ def test_the_optimizer_is_found_inside_of_what_wraps_it(capsys):
         tf_kfgn.KFRA(max_factor_size=64),
         tf_kfgn.KFRA(gradient_decay=0.0),
         tf_kfgn.KFAC(step_size=0.1),
+        tf_kfgn.KFAC(curvature_dtype="bfloat16"),
         tf_kfgn.HessianFree(),
         tf_kfgn.HessianFree(warm_start=0.0),
         tf_kfgn.HessianFree(preconditioner="kfra", max_factor_size=64),
     ],
-    ids=["KFRA", "no averages", "fixed step", "HessianFree", "from zeros", "preconditioned"],
+    ids=[
+        "KFRA",
+        "no averages",
+        "fixed step",
+        "bfloat16",
+        "HessianFree",
+        "from zeros",
+        "preconditioned",
+    ],
 )
 def test_the_state_is_what_the_optimizer_holds(optimizer):
     made = tf_kfgn.enable_curvature(model())
     rows = tf_kfgn.curvature_summary(made, optimizer, verbose=False)
     optimizer.build(made.trainable_variables)
-    held = sum(np.prod(v.shape) * 4 for v in optimizer.variables if len(v.shape) > 0)
+    shaped = [v for v in optimizer.variables if len(v.shape) > 0]
+    held = sum(np.prod(v.shape) * tf.as_dtype(v.dtype).size for v in shaped)
     assert sum(row["state_mib"] for row in rows.values()) == pytest.approx(held / 2**20)
 
 

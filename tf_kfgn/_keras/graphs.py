@@ -1,4 +1,4 @@
-"""How operations were called in the graph of a functional model, and inner graphs of TensorFlow's."""
+"""How operations were called in the graph of a model, and the functions of TensorFlow's graphs."""
 
 from __future__ import annotations
 

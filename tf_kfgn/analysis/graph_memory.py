@@ -31,7 +31,18 @@ _HELD = {"Placeholder", "Const", "VarHandleOp", "ReadVariableOp"}
 # What may write its result over an operand.
 _IN_PLACE = {
     *("Abs", "Add", "AddN", "AddV2", "BiasAdd", "Cast", "Cholesky", "Div", "DivNoNan", "Elu"),
-    *("EluGrad", "Erf", "Erfc", "Exp", "Expm1", "Inv", "Log", "Log1p", "LogicalAnd", "MatrixSetDiag"),
+    *(
+        "EluGrad",
+        "Erf",
+        "Erfc",
+        "Exp",
+        "Expm1",
+        "Inv",
+        "Log",
+        "Log1p",
+        "LogicalAnd",
+        "MatrixSetDiag",
+    ),
     *("Maximum", "Minimum", "Mul", "MulNoNan", "Neg", "Pow", "RealDiv", "Reciprocal", "Relu"),
     *("ReluGrad", "Rsqrt", "Select", "SelectV2", "Sigmoid", "SigmoidGrad", "Sign", "Softmax"),
     *("Softplus", "SoftplusGrad", "Sqrt", "Square", "SquaredDifference", "Sub", "Tanh", "TanhGrad"),
@@ -122,8 +133,9 @@ class _Flat:
         """
         places: dict[Any, Place] = {}
         last: dict[tf.Operation, int] = {}
+        # A branch or body that a gradient was taken of has got more inputs and results since.
         if arguments is not None:
-            places.update(zip((t.ref() for t in graph.inputs), arguments, strict=True))
+            places.update(zip((t.ref() for t in graph.inputs), arguments, strict=False))
         for operation in _in_order(graph):
             if operation.outputs and operation.outputs[0].ref() in places:
                 continue  # an input
@@ -136,7 +148,7 @@ class _Flat:
             else:
                 outputs = self._add_node(graph, operation, inputs, after)
             last[operation] = len(self._nodes) - 1
-            places.update(zip((t.ref() for t in operation.outputs), outputs, strict=True))
+            places.update(zip((t.ref() for t in operation.outputs), outputs, strict=False))
         return [places[tensor.ref()] for tensor in graph.outputs]
 
     def _add_node(

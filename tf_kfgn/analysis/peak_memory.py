@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tf_kfgn._keras.losses import built_loss
 from tf_kfgn.analysis.cost import MIB
 from tf_kfgn.analysis.graph_memory import memory_of_graph
 from tf_kfgn.analysis.inspection import example_inputs
@@ -16,11 +17,11 @@ from tf_kfgn.analysis.traced_update import traced_update
 from tf_kfgn.numerics.checks import check_count
 from tf_kfgn.optimizers import GaussNewton
 
-# What a process on a CPU takes besides: measured by examples/benchmarks/memory.py with batches of
-# two examples, and what the allocator of the CPU leaves between tensors.
-_RUNTIME_MIB = 32.0
-_MIB_OF_OPERATION = 0.020
-_ALLOCATED = 1.3
+# What a process on a CPU takes besides, and what its allocator leaves between tensors: fitted to
+# examples/benchmarks/MEMORY.md.
+_RUNTIME_MIB = 60.0
+_MIB_OF_OPERATION = 0.0145
+_ALLOCATED = 1.45
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,9 +60,10 @@ class PeakMemory:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"Training takes about {self.tensors:,.0f} MiB at its peak: weights {self.weights:,.1f}, "
-            f"state {self.state:,.1f}, batch {self.batch:,.1f}, temporary tensors "
-            f"{self.temporary:,.1f}; a process on a CPU grows by about {self.process:,.0f} MiB."
+            f"Training takes about {self.tensors:,.0f} MiB at its peak: weights "
+            f"{self.weights:,.1f}, state {self.state:,.1f}, batch {self.batch:,.1f}, temporary "
+            f"tensors {self.temporary:,.1f}; a process on a CPU grows by about "
+            f"{self.process:,.0f} MiB."
         )
 
 
@@ -101,7 +103,9 @@ def peak_memory(
             f"It is not known how to call the model {model.name!r}: it declares no inputs, or some "
             "of their axes have no length. Pass one example as `x`."
         )
-    y = _targets(model, loss, x) if y is None else y
+    outputs = model(x, training=False)
+    y = _targets(loss, outputs) if y is None else y
+    loss = built_loss(loss, y, outputs)  # which may make variables
     batch = [_specs(part, batch_size) for part in (x, y)]
     update = traced_update(model, optimizer, loss, *batch)
     found = memory_of_graph(update.graph)
@@ -114,9 +118,8 @@ def peak_memory(
     )
 
 
-def _targets(model: keras.Model, loss: Any, x: Any) -> Any:
+def _targets(loss: Any, outputs: Any) -> Any:
     """Zeros like the outputs, without their last axis where a loss takes class indices."""
-    outputs = model(x, training=False)
     losses = loss if tf.nest.is_nested(loss) else tf.nest.map_structure(lambda _: loss, outputs)
 
     def target(output: tf.Tensor, loss: Any) -> tf.Tensor:

@@ -8,8 +8,7 @@ import keras
 
 from tf_kfgn.analysis.cost import MIB, cost_against_gradient, keeps_blocks, state_size
 from tf_kfgn.analysis.inspection import example_inputs
-from tf_kfgn.analysis.peak_memory import PeakMemory
-from tf_kfgn.analysis.peak_memory import peak_memory as predict_peak_memory
+from tf_kfgn.analysis.peak_memory import PeakMemory, peak_memory as predict_peak_memory
 from tf_kfgn.analysis.recommend import recommend
 from tf_kfgn.analysis.table import table_of
 from tf_kfgn.blocks.block import Block
@@ -58,8 +57,8 @@ def curvature_summary(
             with if it is one of `tf_kfgn`, or wraps one, or else `KFRA()`.
         x: One example or more to call the model with, from which the number of shared positions
             is seen. Defaults to zeros in the shapes of `model.inputs`.
-        y: Their targets, for `peak_memory`. Defaults to zeros like the outputs, or class indices for
-            a loss that takes these.
+        y: Their targets, for `peak_memory`. Defaults to zeros like the outputs, or class indices
+            for a loss that takes these.
         batch_size: Examples in a batch, for the estimate of `"work"` and for `peak_memory`.
         peak_memory: Whether to predict the memory that training takes at its peak, in the
             attribute `peak_memory` of the result and below the table. Nothing of it is allocated,

@@ -38,7 +38,7 @@ def traced_update(
     Args:
         model: A built Keras model, which is unchanged afterwards.
         optimizer: Whose arguments count; it need not be built, and stays as it is.
-        loss: What `compile(loss=...)` takes.
+        loss: What `compile(loss=...)` takes; built, where that makes variables.
         x: A `tf.TensorSpec` for each input of a batch.
         y: The same for the targets.
 

@@ -14,6 +14,7 @@ from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import invert_in_shares
 from tf_kfgn.factors import FactorEstimator
+from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.averaging import weight_of_old_factors
 from tf_kfgn.optimizers.damping import RETRY
@@ -59,7 +60,9 @@ def new_estimates(
         elif layout.trains(block):
             missing.append(block.name)
         # A layer may be of a lower precision than the model.
-        estimates.append(tuple(tf.cast(n, a.dtype) for n, a in zip(new, average, strict=True)))
+        estimates.append(
+            tuple(tf.cast(n, at_least_float32(a.dtype)) for n, a in zip(new, average, strict=True))
+        )
     if missing:
         raise ValueError(
             f"The CurvatureTape has not recorded the layers {missing}, whose weights this "
@@ -82,7 +85,14 @@ def with_factors(
 ) -> Memory:
     """Where due, mix newly estimated factors into the averages."""
     states, scalars = memory.blocks, memory.scalars
-    new = replicas.conditional(due, estimate, lambda: collection.estimates(layout.blocks, states))
+    old = collection.estimates(layout.blocks, states)
+
+    def rounded() -> Estimates:
+        return tf.nest.map_structure(
+            lambda n, a: tf.cast(n, a.dtype), [tuple(one) for one in estimate()], old
+        )
+
+    new = replicas.conditional(due, rounded, lambda: old)
 
     def mixed() -> tuple[Estimates, tf.Tensor]:
         decay = weight_of_old_factors(settings, memory)
@@ -90,9 +100,7 @@ def with_factors(
         return collection.estimates(layout.blocks, averaged), accepted
 
     # What a condition hands on costs operations, so nothing that stays as it is.
-    averages, accepted = tf.cond(
-        due, mixed, lambda: (collection.estimates(layout.blocks, states), tf.constant(False))
-    )
+    averages, accepted = tf.cond(due, mixed, lambda: (old, tf.constant(False)))
     updates = scalars.factor_updates + tf.cast(accepted, tf.int64)
     states = collection.assembled(
         layout.blocks, averages, collection.inverses(layout.blocks, states)
