@@ -16,7 +16,7 @@ PIP_INSTALL = -m pip install -qq
 PACKAGE := setup.cfg pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo figure2 results bench-everyday bench-peers test fuzz test-oldest test-newest lint docs clean
+.PHONY: help demo figure2 results bench bench-everyday bench-peers test fuzz test-oldest test-newest lint docs clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two pip runs must not write into one environment
 
@@ -41,6 +41,13 @@ results: $(VENV)/.examples  ## make the runs of examples/RESULTS.md and write it
 
 bench-everyday: $(VENV)/.examples  ## compare with tuned first-order methods on everyday tasks; hours, goes on where it was ended
 	$(VENV)/bin/python examples/benchmarks/everyday.py --out everyday
+
+BENCH := examples/benchmarks
+bench: $(VENV)/.examples  ## measure how time and memory of an update grow, where its time goes, and beside Adam's; an hour, growth and memory go on where they were ended
+	$(VENV)/bin/python $(BENCH)/growth.py --out bench
+	$(VENV)/bin/python $(BENCH)/memory.py --out bench
+	$(VENV)/bin/python $(BENCH)/breakdown.py --out bench
+	$(VENV)/bin/python $(BENCH)/step_times.py
 
 BUDGET ?= 120
 bench-peers: $(VENV)/.examples $(PEERS:%=%/.peers)  ## compare with kfac-jax, BackPACK and curvlinops; runs of BUDGET seconds, goes on where it was ended
@@ -77,7 +84,7 @@ docs: $(VENV)/.docs  ## build the documentation into site/; a broken link fails
 	$(VENV)/bin/mkdocs build --strict
 
 clean:  ## remove the environments, caches, demo results and the built documentation
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(PEERS) demo everyday figure2 breakdown scaling peers site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) $(PEERS) demo bench everyday figure2 breakdown first_step growth memory scaling peers site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find examples tests tf_kfgn -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file an environment, and one for each extra installed into it.

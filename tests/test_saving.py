@@ -17,6 +17,7 @@ OPTIMIZERS = {
     "kfra": lambda: tf_kfgn.KFRA(**SETTINGS),
     "kflr": lambda: tf_kfgn.KFLR(**SETTINGS, use_ema=True),
     "kfac": lambda: tf_kfgn.KFAC(**SETTINGS, num_samples=2),
+    "kfac in bfloat16": lambda: tf_kfgn.KFAC(**SETTINGS, curvature_dtype="bfloat16"),
     "hessianfree": lambda: tf_kfgn.HessianFree(
         **SETTINGS, max_cg_iterations=3, preconditioner="kfac"
     ),

@@ -78,11 +78,16 @@ class Net(NamedTuple):
     tokens: int | None
     size: Size
 
-    def problem(self, size: Size) -> Problem:
-        """A model with random data, the same in every call."""
+    def problem(self, size: Size, outputs: int = 10) -> Problem:
+        """A model with random data, the same in every call.
+
+        Args:
+            size: How large it is.
+            outputs: Number of classes.
+        """
         keras.utils.set_random_seed(0)
         inputs = keras.Input(self.inputs, dtype="int32" if self.tokens else "float32")
-        model = keras.Model(inputs, layers.Dense(10)(self.make(size, inputs)))
+        model = keras.Model(inputs, layers.Dense(outputs)(self.make(size, inputs)))
         generator = np.random.default_rng(0)
         shape = (size.batch, *self.inputs)
         x = (
@@ -90,7 +95,7 @@ class Net(NamedTuple):
             if self.tokens
             else generator.normal(size=shape)
         )
-        y = generator.integers(10, size=(size.batch, *model.output_shape[1:-1]))
+        y = generator.integers(outputs, size=(size.batch, *model.output_shape[1:-1]))
         return Problem(model, CLASSES, tf.constant(x, inputs.dtype), tf.constant(y))
 
 

@@ -7,6 +7,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from networks import NETWORKS
 
 import tf_kfgn
@@ -28,7 +29,7 @@ def test_rows_say_what_each_block_is(capsys):
     assert (rows["grouped"]["kind"], rows["grouped"]["A"]) == ("Kronecker", (2, 19, 19))
     assert rows["grouped"]["G"] == (2, 4, 4)
     assert "2 groups" in rows["grouped"]["note"]
-    assert "16 positions: expand" in rows["grouped"]["note"]
+    assert "16 positions: correlated" in rows["grouped"]["note"]
     assert rows["norm/gamma"]["kind"] == "diagonal"
     assert rows["norm/gamma"]["note"].startswith("falls back: the layer has no matrix")
     assert rows["wide"]["A"] == (129, 1)
@@ -57,17 +58,27 @@ def test_the_optimizer_is_found_inside_of_what_wraps_it(capsys):
         tf_kfgn.KFRA(max_factor_size=64),
         tf_kfgn.KFRA(gradient_decay=0.0),
         tf_kfgn.KFAC(step_size=0.1),
+        tf_kfgn.KFAC(curvature_dtype="bfloat16"),
         tf_kfgn.HessianFree(),
         tf_kfgn.HessianFree(warm_start=0.0),
         tf_kfgn.HessianFree(preconditioner="kfra", max_factor_size=64),
     ],
-    ids=["KFRA", "no averages", "fixed step", "HessianFree", "from zeros", "preconditioned"],
+    ids=[
+        "KFRA",
+        "no averages",
+        "fixed step",
+        "bfloat16",
+        "HessianFree",
+        "from zeros",
+        "preconditioned",
+    ],
 )
 def test_the_state_is_what_the_optimizer_holds(optimizer):
     made = tf_kfgn.enable_curvature(model())
     rows = tf_kfgn.curvature_summary(made, optimizer, verbose=False)
     optimizer.build(made.trainable_variables)
-    held = sum(np.prod(v.shape) * 4 for v in optimizer.variables if len(v.shape) > 0)
+    shaped = [v for v in optimizer.variables if len(v.shape) > 0]
+    held = sum(np.prod(v.shape) * tf.as_dtype(v.dtype).size for v in shaped)
     assert sum(row["state_mib"] for row in rows.values()) == pytest.approx(held / 2**20)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import tensorflow as tf
 
 from tf_kfgn._keras import graphs
 
@@ -29,3 +30,15 @@ def test_is_stock_operation():
     operation, *_ = operation_of(keras.ops.tanh)
     assert graphs.is_stock_operation(type(operation))
     assert not graphs.is_stock_operation(keras.layers.Dense)
+
+
+def test_graph_of_function():
+    def function(x, due):
+        return tf.cond(due, lambda: tf.tanh(x), lambda: x)
+
+    specs = tf.TensorSpec((2,), tf.float32), tf.TensorSpec((), tf.bool)
+    graph = tf.function(function).get_concrete_function(*specs).graph
+    [condition] = [o for o in graph.get_operations() if o.type in ("If", "StatelessIf")]
+    inner = graphs.graph_of_function(graph, condition.get_attr("then_branch").name)
+    assert "Tanh" in {operation.type for operation in inner.get_operations()}
+    assert len(inner.inputs) == len(condition.inputs) - 1

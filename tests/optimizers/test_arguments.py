@@ -25,6 +25,7 @@ import tf_kfgn
         ({"factor_period": 2.5}, r"`factor_period`.*received 2\.5"),
         ({"inverse_period": True}, "`inverse_period`.*received True"),
         ({"sharding": "all"}, "`sharding` must be one of.*received 'all'"),
+        ({"curvature_dtype": "float16"}, "`curvature_dtype`.*received 'float16'"),
         ({"communication_dtype": "float16"}, "`communication_dtype`.*received 'float16'"),
         ({"approximation": "both"}, "expand.*received 'both'"),
         ({"clipnorm": 1.0, "clipvalue": 1.0}, "Only one of"),
@@ -46,7 +47,7 @@ COUNTS = [
     "ema_overwrite_frequency", "gradient_accumulation_steps", "damping_period", "factor_period",
     "inverse_period", "max_factor_size",
 ]  # fmt: skip
-CHOICES = ["sharding", "communication_dtype"]
+CHOICES = ["sharding", "communication_dtype", "curvature_dtype"]
 BAD = [float("nan"), float("inf"), -1, -0.5, "abc", 2**70, 10**400, True, [1.0], object()]
 
 

@@ -24,7 +24,7 @@ def test_every_shared_argument_is_there_in_the_same_order_with_the_same_default(
     assert [(p.name, p.default, p.kind) for p in own[: len(SHARED)]] == [
         (p.name, p.default, p.kind) for p in SHARED
     ]
-    assert len(SHARED) == 27
+    assert len(SHARED) == 28
     assert own[-1].kind is inspect.Parameter.VAR_KEYWORD
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for p in own[len(SHARED) : -1])
 
@@ -47,7 +47,7 @@ def test_every_argument_reaches_its_place(optimizer):
         "weight_decay": 0.01, "clipnorm": None, "clipvalue": 0.4, "global_clipnorm": None,
         "use_ema": True, "ema_momentum": 0.95, "ema_overwrite_frequency": 7,
         "loss_scale_factor": 16.0, "gradient_accumulation_steps": 2, "name": "given",
-        "sharding": None, "communication_dtype": "bfloat16",
+        "sharding": None, "communication_dtype": "bfloat16", "curvature_dtype": "bfloat16",
     }  # fmt: skip
     own = {"memory_limit": 5.0, "num_columns": 6, "num_samples": 3, "seed": 11, "spatial": "full"}
     own = {name: own[name] for name in [p.name for p in arguments(optimizer)] if name in own}

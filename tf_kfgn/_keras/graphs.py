@@ -1,4 +1,4 @@
-"""How an operation was called in the graph of a functional model."""
+"""How operations were called in the graph of a model, and the functions of TensorFlow's graphs."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def first_call(operation: Any) -> GraphCall:
 def is_stock_operation(cls: type) -> bool:
     """Whether an operation's class is one of `keras.ops`, which export functions alone."""
     return cls.__module__.startswith("keras.src.ops.")
+
+
+@stands_for("tensorflow.Graph._get_function")
+def graph_of_function(graph: Any, name: str) -> Any:
+    """The graph of a function that another graph calls, as a branch or body."""
+    return graph._get_function(name).graph

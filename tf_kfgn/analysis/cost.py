@@ -154,9 +154,10 @@ def state_size(block: Block, variables: Sequence[Any], optimizer: GaussNewton) -
     types = [tf.as_dtype(variable.dtype) for variable in variables]
     own = 0
     if keeps_blocks(optimizer):
-        own = max(4, *(dtype.size for dtype in types)) * sum(
-            math.prod(slot.shape) for slot in block.slots
-        )
+        size = max(4, *(dtype.size for dtype in types))
+        if isinstance(block, KroneckerBlock) and settings.curvature_dtype is not None:
+            size = tf.as_dtype(settings.curvature_dtype).size
+        own = size * sum(math.prod(slot.shape) for slot in block.slots)
     return own + copies * sum(
         math.prod(variable.shape) * dtype.size
         for variable, dtype in zip(variables, types, strict=True)

@@ -8,6 +8,7 @@ import keras
 
 from tf_kfgn.analysis.cost import MIB, cost_against_gradient, keeps_blocks, state_size
 from tf_kfgn.analysis.inspection import example_inputs
+from tf_kfgn.analysis.peak_memory import PeakMemory, peak_memory as predict_peak_memory
 from tf_kfgn.analysis.recommend import recommend
 from tf_kfgn.analysis.table import table_of
 from tf_kfgn.blocks.block import Block
@@ -26,14 +27,26 @@ from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
 
 
+class BlockRows(dict[str, dict[str, Any]]):
+    """What `curvature_summary` returns: a row for each block, by its name.
+
+    Attributes:
+        peak_memory: What training takes at its peak, if that was asked for.
+    """
+
+    peak_memory: PeakMemory | None = None
+
+
 def curvature_summary(
     model: keras.Model,
     optimizer: GaussNewton | None = None,
     *,
     x: Any = None,
+    y: Any = None,
     batch_size: int = 128,
+    peak_memory: bool = False,
     verbose: bool = True,
-) -> dict[str, dict[str, Any]]:
+) -> BlockRows:
     """Show the curvature block of every trainable weight of a model.
 
     The model need not be enabled, and is unchanged afterwards. Below the table of a compiled model
@@ -45,7 +58,12 @@ def curvature_summary(
             with if it is one of `tf_kfgn`, or wraps one, or else `KFRA()`.
         x: One example or more to call the model with, from which the number of shared positions
             is seen. Defaults to zeros in the shapes of `model.inputs`.
-        batch_size: Examples in a batch, for the estimate of `"work"`.
+        y: Their targets, for `peak_memory`. Defaults to zeros like the outputs, or class indices
+            for a loss that takes these.
+        batch_size: Examples in a batch, for the estimate of `"work"` and for `peak_memory`.
+        peak_memory: Whether to predict the memory that training takes at its peak, in the
+            attribute `peak_memory` of the result and below the table. Nothing of it is allocated,
+            but one update is traced, which takes seconds; the model must be compiled.
         verbose: Whether to print the table.
 
     Returns:
@@ -63,10 +81,11 @@ def curvature_summary(
 
     Raises:
         TypeError: If `model` is not a Keras model.
-        ValueError: If it has not been built.
+        ValueError: If it has not been built; or if its memory is asked for and it has no loss.
     """
     check_count("batch_size", batch_size)
     check_flag("verbose", verbose)
+    check_flag("peak_memory", peak_memory)
     if not isinstance(optimizer, (GaussNewton, type(None))):
         raise ValueError(f"`optimizer` must be one of tf_kfgn's, received {optimizer!r}.")
     if optimizer is None:
@@ -75,7 +94,7 @@ def curvature_summary(
         blocks = find_blocks(model.trainable_variables, optimizer.max_factor_size)
         operations, *outputs = _recorded(model, x)
         layers = _layers_of_variables(model)
-        rows = {}
+        rows = BlockRows()
         for block in blocks:
             variables = [model.trainable_variables[index] for index in block.indices]
             layer = layers[id(variables[0])]
@@ -93,14 +112,30 @@ def curvature_summary(
     if not keeps_blocks(optimizer):
         for row in rows.values():
             row.update(kind="exact", A=None, G=None, note="")
+    if peak_memory:
+        rows.peak_memory = _peak_memory(model, optimizer, x, y, batch_size)
     if verbose:
         print(table_of(model, optimizer, rows, batch_size))
         if isinstance(optimizer, HessianFree):
             print(_search(optimizer))
+        if rows.peak_memory is not None:
+            print(rows.peak_memory)
         advice = _advice(model, x, batch_size)
         if advice:
             print(advice)
     return rows
+
+
+def _peak_memory(
+    model: keras.Model, optimizer: GaussNewton, x: Any, y: Any, batch_size: int
+) -> PeakMemory:
+    loss = getattr(model, "loss", None)
+    if loss is None:
+        raise ValueError(
+            f"The memory that training {model.name!r} takes depends on its loss: call "
+            "model.compile(loss=...) before curvature_summary(..., peak_memory=True)."
+        )
+    return predict_peak_memory(model, optimizer, loss, x=x, y=y, batch_size=batch_size)
 
 
 def _search(optimizer: HessianFree) -> str:

@@ -22,11 +22,12 @@ from tf_kfgn.blocks.factor import (
     times,
     times_on_right,
 )
+from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.weight_matrix import WeightMatrix, is_large
 
 
 class KroneckerState(NamedTuple):
-    """What a block remembers: factors as in `tf_kfgn.blocks.factor`.
+    """What a block remembers: factors as in `tf_kfgn.blocks.factor`, in any one type.
 
     Attributes:
         A: Moving average of the input factor.
@@ -158,11 +159,14 @@ class KroneckerBlock(Block):
 
 def average(state: KroneckerState, A: tf.Tensor, G: tf.Tensor, decay: tf.Tensor) -> KroneckerState:
     """Mix new factors into the moving averages: `s <- decay * s + (1 - decay) * x`."""
-    decay = tf.cast(decay, state.A.dtype)
-    return state._replace(
-        A=decay * state.A + (1 - decay) * tf.cast(A, state.A.dtype),
-        G=decay * state.G + (1 - decay) * tf.cast(G, state.G.dtype),
-    )
+    dtype = at_least_float32(state.A.dtype)
+    decay = tf.cast(decay, dtype)
+
+    def mixed(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+        mean = decay * tf.cast(old, dtype) + (1 - decay) * tf.cast(new, dtype)
+        return tf.cast(mean, old.dtype)
+
+    return state._replace(A=mixed(state.A, A), G=mixed(state.G, G))
 
 
 def invert(state: KroneckerState, damping: tf.Tensor) -> tuple[KroneckerState, tf.Tensor]:
@@ -177,10 +181,13 @@ def invert(state: KroneckerState, damping: tf.Tensor) -> tuple[KroneckerState, t
     Returns:
         The new state, and whether both factorisations succeeded.
     """
-    root = tf.sqrt(tf.cast(damping, state.A.dtype))
-    pi = scale_ratio(state.A, state.G)
-    A_inverse = damped_inverse(state.A, pi * root)
-    G_inverse = damped_inverse(state.G, root / pi)
+    kept = state.A.dtype
+    dtype = at_least_float32(kept)
+    A, G = (tf.cast(factor, dtype) for factor in (state.A, state.G))
+    root = tf.sqrt(tf.cast(damping, dtype))
+    pi = scale_ratio(A, G)
+    A_inverse = tf.cast(damped_inverse(A, pi * root), kept)
+    G_inverse = tf.cast(damped_inverse(G, root / pi), kept)
     good = is_finite(A_inverse) & is_finite(G_inverse)
     return (
         state._replace(
@@ -193,8 +200,10 @@ def invert(state: KroneckerState, damping: tf.Tensor) -> tuple[KroneckerState, t
 
 def precondition(state: KroneckerState, matrix: tf.Tensor) -> tf.Tensor:
     """The damped inverse block times a matrix of shape `([groups,] in [+ 1], out)`."""
-    product = times(state.A_inverse, tf.cast(matrix, state.A.dtype))
-    return tf.cast(times_on_right(product, state.G_inverse), matrix.dtype)
+    dtype = at_least_float32(state.A.dtype)
+    A_inverse, G_inverse = (tf.cast(i, dtype) for i in (state.A_inverse, state.G_inverse))
+    product = times(A_inverse, tf.cast(matrix, dtype))
+    return tf.cast(times_on_right(product, G_inverse), matrix.dtype)
 
 
 def scale_ratio(A: tf.Tensor, G: tf.Tensor) -> tf.Tensor:

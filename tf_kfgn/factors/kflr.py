@@ -70,7 +70,7 @@ class KFLREstimator(CotangentEstimator):
         for output, likelihood in enumerate(tape.likelihoods):
             columns = Columns(likelihood, self.num_columns, random.fold_in(seed, output))
             vectorisable = all(operation.vectorisable for operation in tape.operations)
-            chunk = self._chunk(tape, columns) if vectorisable else tf.constant(1)
+            chunk = self._chunk(tape, columns) if vectorisable else 1
 
             def products(index: tf.Tensor, columns: Columns = columns) -> list[tf.Tensor]:
                 column, outputs = columns.column(index), columns.likelihood.recorded
@@ -87,7 +87,7 @@ class KFLREstimator(CotangentEstimator):
             def add_chunk(
                 start: tf.Tensor,
                 *sums: tf.Tensor,
-                chunk: tf.Tensor = chunk,
+                chunk: int | tf.Tensor = chunk,
                 products: Any = products,
                 with_diagonals: Any = with_diagonals,
             ) -> list[tf.Tensor]:
@@ -114,9 +114,12 @@ class KFLREstimator(CotangentEstimator):
             )
         return self.curvature_of(totals, uses)
 
-    def _chunk(self, tape: CurvatureTape, columns: Columns) -> tf.Tensor:
-        """How many columns go backwards side by side."""
+    def _chunk(self, tape: CurvatureTape, columns: Columns) -> int | tf.Tensor:
+        """How many columns go backwards side by side; a number where all shapes are known."""
         outputs = [operation.output for operation in tape.operations]
+        if all(tensor.shape.is_fully_defined() for tensor in outputs):
+            size = sum(tensor.shape.num_elements() * tensor.dtype.size for tensor in outputs)
+            return int(min(max(self.memory_limit * _MIB / max(size, 1), 1), columns.count))
         sizes = [tf.size(tensor, tf.int64) * tensor.dtype.size for tensor in outputs]
         fitting = self.memory_limit * _MIB / tf.cast(tf.add_n(sizes), tf.float64)
         return tf.cast(tf.clip_by_value(fitting, 1, columns.count), tf.int32)

@@ -14,6 +14,7 @@ from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import invert_in_shares
 from tf_kfgn.factors import FactorEstimator
+from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.averaging import weight_of_old_factors
 from tf_kfgn.optimizers.damping import RETRY
@@ -59,7 +60,9 @@ def new_estimates(
         elif layout.trains(block):
             missing.append(block.name)
         # A layer may be of a lower precision than the model.
-        estimates.append(tuple(tf.cast(n, a.dtype) for n, a in zip(new, average, strict=True)))
+        estimates.append(
+            tuple(tf.cast(n, at_least_float32(a.dtype)) for n, a in zip(new, average, strict=True))
+        )
     if missing:
         raise ValueError(
             f"The CurvatureTape has not recorded the layers {missing}, whose weights this "

@@ -120,6 +120,10 @@ class GaussNewton(Stateful, abc.ABC):
             anew. `None`: each inverts all.
         communication_dtype: The type in which factors travel between replicas, `"bfloat16"` or
             `"float32"`. Defaults to `None`: their own.
+        curvature_dtype: The type in which Kronecker factors and their inverses are kept:
+            `"bfloat16"` takes half of the memory, in files as much as before. What they are
+            computed from is rounded to it once in each estimate; averages, inverses and steps are
+            computed in float32. Defaults to `None`: float32, or float64 for such weights.
         **kwargs: Arguments of the estimator of factors alone, and further ones of
             `keras.optimizers.Optimizer`.
 
@@ -157,6 +161,7 @@ class GaussNewton(Stateful, abc.ABC):
         *,
         sharding: str | None = "inversions",
         communication_dtype: str | None = None,
+        curvature_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Take the arguments, which the class describes."""
@@ -209,6 +214,7 @@ class GaussNewton(Stateful, abc.ABC):
             factor_period=factor_period,
             inverse_period=inverse_period,
             sharding=sharding,
+            curvature_dtype=curvature_dtype,
         )
 
     @property

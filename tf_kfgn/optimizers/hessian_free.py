@@ -112,6 +112,8 @@ class HessianFree(GaussNewton):
         memory_limit: Of `"kfra"` and `"kflr"`: MiB.
         seed: An integer that the preconditioner draws from, or None for one drawn from Python's
             generator, which `keras.utils.set_random_seed` seeds.
+        curvature_dtype: Of the preconditioner: the type in which its factors and inverses are
+            kept, `"bfloat16"` or None.
         **kwargs: Further arguments of `keras.optimizers.Optimizer`.
 
     Raises:
@@ -158,6 +160,7 @@ class HessianFree(GaussNewton):
         num_columns: int | None = None,
         memory_limit: float | None = None,
         seed: int | None = None,
+        curvature_dtype: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Take the arguments, which the class describes."""
@@ -209,6 +212,7 @@ class HessianFree(GaussNewton):
             loss_scale_factor=loss_scale_factor,
             gradient_accumulation_steps=gradient_accumulation_steps,
             name=name,
+            curvature_dtype=curvature_dtype,
             **kwargs,
         )
         self.estimator = estimator

@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tf_kfgn._keras.optimizers import accumulated_gradients, averages_of_weights
 from tf_kfgn.optimizers.variables import MemoryVariables
@@ -42,7 +43,9 @@ def save(optimizer: keras.optimizers.Optimizer, memory: MemoryVariables, store: 
     """Write every variable into a store."""
     shaped, scalars = named_variables(optimizer, memory)
     for name, variable in {**shaped, **scalars}.items():
-        store[name] = variable.numpy()
+        value = variable.numpy()
+        half = tf.as_dtype(variable.dtype).size < 4  # of which not every store knows
+        store[name] = value.astype("float32") if half else value
 
 
 def load(
@@ -85,7 +88,7 @@ def load(
         )
     for name, variable in {**shaped, **scalars}.items():
         if name in found:
-            variable.assign(found[name])
+            variable.assign(tf.cast(found[name], variable.dtype))
     if memory.held is not None or any(is_inverse(name) and name not in found for name in shaped):
         memory.without_inverses()
 

@@ -19,6 +19,10 @@ LEAST_EXAMPLES = 16
 # inverses to all, or keeps them.
 SHARDINGS = (None, "inversions", "inverses")
 
+# In what factors and inverses may be kept; None for float32, or float64 with such weights. Float16
+# would overflow.
+CURVATURE_DTYPES = (None, "bfloat16")
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -41,6 +45,7 @@ class Settings:
     factor_period: int
     inverse_period: int
     sharding: str | None
+    curvature_dtype: str | None
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
@@ -58,6 +63,7 @@ class Settings:
         check_period("factor_period", self.factor_period)
         check_period("inverse_period", self.inverse_period)
         check_choice("sharding", self.sharding, SHARDINGS)
+        check_choice("curvature_dtype", self.curvature_dtype, CURVATURE_DTYPES)
 
     @property
     def schedule(self) -> keras.optimizers.schedules.LearningRateSchedule | None:

@@ -16,6 +16,7 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.layout import Layout, path_of
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.numerics.checks import POSITIVE, check_number
+from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.marks import mark_of
 from tf_kfgn.optimizers import saved_state
 from tf_kfgn.optimizers.incomplete_pass import TAPE_OF_YOUR_OWN
@@ -208,7 +209,8 @@ class Stateful(HookedOptimizer):
         named: dict[str, tuple[tf.Tensor, ...]] = {}
         for block, average in zip(blocks, averages, strict=True):
             again = sum(name.split("#")[0] == block.name for name in named)
-            named[f"{block.name}#{again + 1}" if again else block.name] = average
+            wide = tuple(tf.cast(one, at_least_float32(one.dtype)) for one in average)
+            named[f"{block.name}#{again + 1}" if again else block.name] = wide
         return named
 
     def progress(self) -> dict[str, tf.Tensor]:

@@ -11,6 +11,7 @@ from tf_kfgn import replicas
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.collection import estimates
 from tf_kfgn.blocks.factor import identity
+from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.held_inverses import ABSENT, HeldInverses
@@ -76,15 +77,19 @@ class MemoryVariables:
 
         several = tf.distribute.get_strategy().num_replicas_in_sync > 1
         apart = settings.sharding == "inverses" and several
-        self.held = HeldInverses(layout, dtype) if apart else None
+        of_factors = settings.curvature_dtype or dtype
+        self.held = HeldInverses(layout, of_factors) if apart else None
 
         def state_of(place: int, block: Block) -> Any:
+            kept = of_factors if isinstance(block, KroneckerBlock) else dtype
             away = block.inverse_slots if self.held and self.held.holds(place) else []
             return block.state(
                 [
                     ABSENT
                     if slot in away
-                    else add(f"{block.name}_{slot.name}", slot.shape, _INITIALIZERS[slot.initial])
+                    else add(
+                        f"{block.name}_{slot.name}", slot.shape, _INITIALIZERS[slot.initial], kept
+                    )
                     for slot in block.slots
                 ]
             )
