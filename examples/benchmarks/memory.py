@@ -4,8 +4,8 @@
 
 Every case trains in a process of its own. *Tensors* are the weights, the state of the optimizer,
 one batch, and the most that all other tensors take at one time, as the allocator of the device
-tells: what has to fit on a GPU. `curvature_summary(..., peak_memory=True)` predicts it. *Process* is
-by how much the resident memory grew at its peak, from when TensorFlow was imported and the model
+tells: what has to fit on a GPU. `curvature_summary(..., peak_memory=True)` predicts it. *Process*
+is by how much the resident memory grew at its peak, from when TensorFlow was imported and the model
 made: the graph and what the allocator of the CPU leaves between tensors count as well. *In all* is
 that peak itself. The rows "by fit" train on 60,000 images (`--mnist`, a folder) that are in memory.
 
