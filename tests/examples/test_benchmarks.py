@@ -169,7 +169,7 @@ def test_growth_is_fitted(tmp_path, monkeypatch):
     import growth
 
     axis = growth.AXES["width"]._replace(
-        sizes=(64, 128, 256), problem=lambda n: growth.dense(width=n)
+        sizes=(128, 256, 512), problem=lambda n: growth.dense(width=n)
     )
     monkeypatch.setattr(growth, "AXES", {"width": axis})
     monkeypatch.setattr(growth, "DENSE", growth.Size(8, 8, 1))
@@ -177,14 +177,14 @@ def test_growth_is_fitted(tmp_path, monkeypatch):
     assert growth.main(arguments) == 0
     rows = growth.read(tmp_path / "growth.csv")
     assert [(row.axis, row.method, row.value) for row in rows] == [
-        ("width", "KFAC", 64), ("width", "KFAC", 128)
+        ("width", "KFAC", 128), ("width", "KFAC", 256)
     ]  # fmt: skip
     assert all(row.cpu > 0 and row.tensors > row.adam_tensors > 0 for row in rows)
     # 784 inputs and W units, then 10 outputs, each with a bias: the gradient of 8 examples.
     assert [row.adam_operations for row in rows] == [
-        3 * 8 * 2 * (785 * n + (n + 1) * 10) for n in (64, 128)
+        3 * 8 * 2 * (785 * n + (n + 1) * 10) for n in (128, 256)
     ]
-    assert "| width | dense | 64 | 128 | KFAC |" in (tmp_path / "GROWTH.md").read_text()
+    assert "| width | dense | 128 | 256 | KFAC |" in (tmp_path / "GROWTH.md").read_text()
     assert (tmp_path / "growth.png").stat().st_size > 0
     assert growth.main(arguments) == 0
     assert len(growth.read(tmp_path / "growth.csv")) == 2
