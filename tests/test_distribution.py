@@ -91,12 +91,13 @@ def test_fit_says_it_before_it_trains(monkeypatch):
 
 @pytest.fixture(scope="module")
 def on_one_device() -> dict[str, np.ndarray]:
-    return weights_on(1, *OPTIMIZERS, "kfra_in_half", "kflr_in_bfloat16")
+    return weights_on(1, *OPTIMIZERS, "kfra_in_half", "kflr_in_bfloat16", "kfac_in_low")
 
 
 @pytest.fixture(scope="module")
 def on_two_replicas() -> dict[str, np.ndarray]:
-    return weights_on(2, *OPTIMIZERS, "kfra_in_half", "kflr_in_bfloat16", "kfac_in_shares")
+    names = ("kfra_in_half", "kflr_in_bfloat16", "kfac_in_low", "kfac_in_shares")
+    return weights_on(2, *OPTIMIZERS, *names)
 
 
 @pytest.mark.slow
@@ -144,6 +145,14 @@ def test_factors_that_travel_in_half_precision_train_as_well(on_one_device, on_t
     found, exact = (of["kflr_in_bfloat16 loss"] for of in (on_two_replicas, on_one_device))
     assert np.max(np.abs(found - exact)) > 1e-6  # they are other factors
     np.testing.assert_allclose(found, exact, rtol=0.01)
+
+
+@pytest.mark.slow
+def test_inverses_that_are_kept_in_bfloat16_go_from_one_replica_to_another(
+    on_one_device, on_two_replicas
+):
+    found, alone = (of["kfac_in_low loss"] for of in (on_two_replicas, on_one_device))
+    np.testing.assert_allclose(found, alone, rtol=0.01)
 
 
 def start_worker(

@@ -38,6 +38,7 @@ SETTINGS = {"factor_period": 2, "inverse_period": 4, "damping_period": 2}
 SENDING: dict[str, dict[str, Any]] = {
     # With little damping a small difference grows too fast on batches of 16 to say anything.
     "bfloat16": {"sharding": None, "communication_dtype": "bfloat16", "damping": 0.3},
+    "low": {"curvature_dtype": "bfloat16", "damping": 0.3},
     "shares": {"sharding": "inverses"},
 }
 OPTIMIZERS = {"kfra": tf_kfgn.KFRA, "kflr": tf_kfgn.KFLR, "kfac": tf_kfgn.KFAC}
@@ -80,8 +81,8 @@ def compiled_model(problem: str) -> keras.Model:
 
     Args:
         problem: The name of an optimizer; `_in_half` if layers compute in half precision,
-            `_in_bfloat16` if factors travel so, and every replica inverts all blocks, `_in_shares`
-            if each holds its share of the inverses.
+            `_in_bfloat16` if factors travel so, and every replica inverts all blocks, `_in_low` if
+            factors and inverses are kept so, `_in_shares` if each holds its share of the inverses.
     """
     keras.utils.set_random_seed(0)
     name, _, narrow = problem.partition("_in_")

@@ -54,7 +54,8 @@ def tensors_at_peak(problem: Problem, step: Callable[[], Any], updates: int) -> 
 def temporary_peak(step: Callable[[], Any], updates: int) -> float:
     """MiB that tensors take at one time beyond those that are there before and after.
 
-    Of a GPU its allocator tells; of a CPU the profiler does, which sees each allocation.
+    Of a GPU its allocator tells; of a CPU the profiler does, which sees each allocation from 256
+    KiB: smaller tensors come from elsewhere.
 
     Args:
         step: One update; traced already.

@@ -5,7 +5,8 @@
 On each axis one number of a net grows, the others stay. Updates of each method and of Adam are
 timed in turns, over a whole period of inversions after the first ones: in CPU time of all threads,
 on which other programs have little influence, and by the clock. Memory is that of all tensors at
-one time, as in `memory.py`.
+one time, as in `memory.py`; on a CPU temporary ones below 256 KiB are not seen, so that it seems
+to grow faster where tensors are small.
 
 Beside the exponents that are fitted (the slope of logarithms) stand those of the multiplications
 and additions that the weight matrices need at the same sizes, and what theory says for large ones.

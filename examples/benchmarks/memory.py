@@ -4,10 +4,12 @@
 
 Every case trains in a process of its own. *Tensors* are the weights, the state of the optimizer,
 one batch, and the most that all other tensors take at one time, as the allocator of the device
-tells: what has to fit on a GPU. `curvature_summary(..., peak_memory=True)` predicts it. *Process* is
-by how much the resident memory grew at its peak, from when TensorFlow was imported and the model
+tells: what has to fit on a GPU. `curvature_summary(..., peak_memory=True)` predicts it. *Process*
+is by how much the resident memory grew at its peak, from when TensorFlow was imported and the model
 made: the graph and what the allocator of the CPU leaves between tensors count as well. *In all* is
-that peak itself. The rows "by fit" train on 60,000 images (`--mnist`, a folder) that are in memory.
+that peak itself. On a CPU temporary tensors below 256 KiB are not seen, and the order of
+operations, and with it the peak, differs from run to run by a tenth and more. The rows "by fit"
+train on 60,000 images (`--mnist`, a folder) that are in memory.
 
 Goes to memory.csv, memory.png and MEMORY.md in the output folder. Cases that are in the CSV already
 are not run again, unless --again.
@@ -43,7 +45,7 @@ import tf_kfgn
 
 BY_FIT = "autoencoder by fit"
 LOW = "bfloat16"  # behind the name of a method: its factors are stored so
-UPDATES = 7  # the first estimate, inversions and comparisons are among them
+UPDATES = 21  # estimates, inversions and comparisons are among them
 WIDTHS = (1000, 500, 250, 30, 250, 500, 1000)
 
 
@@ -164,7 +166,7 @@ def measured(case: Case, mnist: pathlib.Path | None, smoke: bool) -> dict[str, f
     optimizer.build(problem.model.trainable_variables)
     step = step_of(problem)
     if images is None:
-        for _ in range(1 + UPDATES):
+        for _ in range(UPDATES):
             step()
     else:
         problem.model.fit(images, images, batch_size=problem.batch_size, epochs=1, verbose=0)

@@ -162,6 +162,55 @@ def test_an_update_is_broken_down_into_its_parts(monkeypatch, capsys, tmp_path):
     assert (tmp_path / "breakdown.png").stat().st_size > 0
 
 
+def test_memory_is_measured_in_processes_of_their_own_and_predicted(tmp_path, capsys):
+    import memory
+
+    arguments = ["--smoke", "--nets", "convolutional", "--methods", "Adam", "KFAC"]
+    assert memory.main([*arguments, "--out", str(tmp_path)]) == 0
+    rows = memory.read(tmp_path / "memory.csv")
+    ours = rows[memory.Case("convolutional", "KFAC")]
+    adam = rows[memory.Case("convolutional", "Adam")]
+    assert ours.state > adam.state and ours.tensors > adam.tensors > adam.state
+    assert 0.6 < ours.predicted / ours.tensors < 1.6
+    assert ours.in_all > ours.process > ours.tensors
+    assert "| convolutional | KFAC |" in (tmp_path / "MEMORY.md").read_text()
+    assert (tmp_path / "memory.png").stat().st_size > 0
+    capsys.readouterr()
+    assert memory.main([*arguments, "--out", str(tmp_path)]) == 0  # nothing is left to do
+    assert "tensors" not in capsys.readouterr().out
+
+
+def test_growth_is_fitted(tmp_path, monkeypatch):
+    import growth
+
+    axis = growth.AXES["width"]._replace(
+        sizes=(128, 256, 512), problem=lambda n: growth.dense(width=n)
+    )
+    monkeypatch.setattr(growth, "AXES", {"width": axis})
+    monkeypatch.setattr(growth, "DENSE", growth.Size(8, 8, 1))
+    arguments = ["--axes", "width", "--smoke", "--updates", "2", "--out", str(tmp_path)]
+    assert growth.main(arguments) == 0
+    rows = growth.read(tmp_path / "growth.csv")
+    assert [(row.axis, row.method, row.value) for row in rows] == [
+        ("width", "KFAC", 128), ("width", "KFAC", 256)
+    ]  # fmt: skip
+    assert all(row.cpu > 0 and row.tensors > row.adam_tensors > 0 for row in rows)
+    # 784 inputs and W units, then 10 outputs, each with a bias: the gradient of 8 examples.
+    assert [row.adam_operations for row in rows] == [
+        3 * 8 * 2 * (785 * n + (n + 1) * 10) for n in (128, 256)
+    ]
+    assert "| width | dense | 128 | 256 | KFAC |" in (tmp_path / "GROWTH.md").read_text()
+    assert (tmp_path / "growth.png").stat().st_size > 0
+    assert growth.main(arguments) == 0
+    assert len(growth.read(tmp_path / "growth.csv")) == 2
+
+
+def test_exponents_are_slopes_of_logarithms():
+    import growth
+
+    assert growth.exponent([1, 2, 4, 8], [5 * n**1.5 for n in (1, 2, 4, 8)]) == pytest.approx(1.5)
+
+
 def test_parts_are_what_a_graph_takes_beyond_another():
     import _parts
 

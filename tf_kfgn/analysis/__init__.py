@@ -18,6 +18,7 @@ from tf_kfgn.analysis.gauss_newton import (
 from tf_kfgn.analysis.hessian import HessianBlocks, hessian_blocks, preactivation_hessians
 from tf_kfgn.analysis.hessian_recursion import HessianTerms
 from tf_kfgn.analysis.operators import gauss_newton_operator, hessian_operator
+from tf_kfgn.analysis.peak_memory import PeakMemory
 from tf_kfgn.analysis.products import hessian_vector_product
 from tf_kfgn.analysis.recommend import recommend
 from tf_kfgn.analysis.recommendation import Candidate, Recommendation
@@ -29,12 +30,13 @@ from tf_kfgn.analysis.spectra import (
     spectral_density,
     top_eigenpairs,
 )
-from tf_kfgn.analysis.summary import curvature_summary
+from tf_kfgn.analysis.summary import BlockRows, curvature_summary
 from tf_kfgn.analysis.surface import ErrorSurface, error_surface
 
 __all__ = [
     "BlockDiagnostics",
     "BlockRow",
+    "BlockRows",
     "Candidate",
     "CurvatureErrors",
     "Eigenpairs",
@@ -43,6 +45,7 @@ __all__ = [
     "HessianBlocks",
     "HessianTerms",
     "KroneckerSpectrum",
+    "PeakMemory",
     "Recommendation",
     "SpectralDensity",
     "block_diagnostics",

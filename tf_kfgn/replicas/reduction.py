@@ -76,9 +76,12 @@ def gathered(shares: Sequence[Sequence[tf.Tensor]]) -> list[list[tf.Tensor]]:
     flat = [tensor for share in shares for tensor in share]
     if count() == 1 or not flat:
         return [list(share) for share in shares]
-    buffer = flattened(mine, flat[0].dtype)
+    dtype = flat[0].dtype
+    buffer = flattened(mine, dtype)
+    if dtype == tf.bfloat16:  # which TensorFlow does not gather; no digit changes on the way
+        buffer = tf.bitcast(buffer, tf.float16)
     whole = tf.distribute.get_replica_context().all_gather(buffer, axis=0)
-    found = iter(restored(whole, flat))
+    found = iter(restored(tf.bitcast(whole, dtype), flat))
     return [[next(found) for _ in share] for share in shares]
 
 
