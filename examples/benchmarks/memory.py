@@ -7,7 +7,7 @@ one batch, and the most that all other tensors take at one time, as the allocato
 tells: what has to fit on a GPU. `curvature_summary(..., peak_memory=True)` predicts it. *Process*
 is by how much the resident memory grew at its peak, from when TensorFlow was imported and the model
 made: the graph and what the allocator of the CPU leaves between tensors count as well. *In all* is
-that peak itself. On a CPU temporary tensors below 256 KiB are not seen, and the order of operations,
+that peak itself. On a CPU temporary tensors below 256 KiB are not seen, and their order,
 and with it the peak, differs from run to run by a tenth and more. The rows "by fit" train on
 60,000 images (`--mnist`, a folder) that are in memory.
 
