@@ -78,7 +78,7 @@ class Row(NamedTuple):
 
 
 DENSE = Size(batch=256, width=256, depth=4)
-SEQUENCES = Size(batch=16, width=32, depth=1)
+SEQUENCES = Size(batch=64, width=64, depth=1)
 
 
 def dense(**changed: int) -> Problem:
