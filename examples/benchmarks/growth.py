@@ -34,6 +34,7 @@ from _parts import Problem, operations_of, seconds_of, step_of
 from _report import COLOURS, plt, require_writable
 from breakdown import METHODS, NETS, Size
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 from rich.console import Console
 
 import tf_kfgn
@@ -203,7 +204,9 @@ def page(rows: list[Row]) -> str:
         "Written by `python examples/benchmarks/growth.py`, which says what was done; edit that,",
         f"not this. The dense net has {DENSE.depth} hidden layers of {DENSE.width} units,",
         f"{OUTPUTS} outputs and a batch of {DENSE.batch}; the transformer {SEQUENCES.depth} block",
-        f"of width {SEQUENCES.width} and a batch of {SEQUENCES.batch}. Theory is for large values.",
+        f"of width {SEQUENCES.width} and a batch of {SEQUENCES.batch}. Theory is for large values:",
+        "here the other terms count too, and the operations, which are counted exactly, have the",
+        "exponents to compare with. By the clock other programs on the machine count as well.",
         "",
         origin(),
         "",
@@ -255,6 +258,8 @@ def draw(rows: list[Row]) -> Figure:
             adam = [getattr(row, f"adam_{field}") for row in curve]
             axes.plot(values, adam, "o--", color=COLOURS["Adam"])
             axes.set(xscale="log", yscale="log", xlabel=name)
+            axes.set_xticks(values, labels=[f"{value:,}" for value in values])
+            axes.xaxis.set_minor_locator(NullLocator())
     panels[0, 0].set_ylabel("CPU milliseconds of an update")
     panels[1, 0].set_ylabel("MiB of tensors at one time")
     for method in dict.fromkeys([*(method for _, method in curves), "Adam"]):
