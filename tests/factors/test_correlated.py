@@ -12,15 +12,13 @@ from problems import dense, random_problem, sequential
 
 import tf_kfgn
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
-from tf_kfgn.factors.sharing import (
-    Correlated,
-    Expand,
-    Reduce,
+from tf_kfgn.factors.correlation import (
     correlation,
     square_of_sum_of_averages,
     square_of_sums,
     trace,
 )
+from tf_kfgn.factors.sharing import Correlated, Expand, Reduce
 
 POSITIONS, FEATURES = 5, 3
 ESTIMATORS = {"kflr": KFLREstimator, "kfra": KFRAEstimator}

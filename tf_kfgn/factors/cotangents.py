@@ -11,9 +11,9 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn import replicas
+from tf_kfgn.factors.correlation import square_of_sums
 from tf_kfgn.factors.demand import Demand, cotangent_size
 from tf_kfgn.factors.estimator import FactorEstimator, OutputCurvature, Uses, num_used_positions
-from tf_kfgn.factors.sharing import square_of_sums
 from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import ParametrisedOperation

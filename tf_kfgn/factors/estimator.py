@@ -10,14 +10,13 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import tensorflow as tf
 
 from tf_kfgn import replicas
+from tf_kfgn.factors.correlation import correlation, trace
 from tf_kfgn.factors.demand import Demand
 from tf_kfgn.factors.sharing import (
     DEFAULT,
     Approximation,
     Sharing,
     WeightSharing,
-    correlation,
-    trace,
     with_sums,
 )
 from tf_kfgn.numerics.checks import check_choice, check_count
@@ -70,7 +69,7 @@ class OutputCurvature(NamedTuple):
         factors: The factor G of each matrix.
         diagonals: The diagonal of the Gauss-Newton matrix for each further variable.
         squares: `E|sum_t g_t|²` of each matrix that is `FactorEstimator.correlated`, see
-            `sharing.square_of_sums`; empty for an estimator that takes none to correlate.
+            `correlation.square_of_sums`; empty for an estimator that takes none to correlate.
     """
 
     factors: list[tf.Tensor]

@@ -18,6 +18,7 @@ from typing_extensions import override
 from tf_kfgn import replicas
 from tf_kfgn.factors.carriers import Carrier, FullAverages
 from tf_kfgn.factors.channel_averages import ChannelAverages, layouts_of, widest
+from tf_kfgn.factors.correlation import square_of_sum_of_averages, square_of_sums
 from tf_kfgn.factors.cotangents import squared_gradient
 from tf_kfgn.factors.demand import Demand, Sweep
 from tf_kfgn.factors.estimator import (
@@ -32,8 +33,6 @@ from tf_kfgn.factors.reach import Reach
 from tf_kfgn.factors.sharing import (
     Reduce,
     WeightSharing,
-    square_of_sum_of_averages,
-    square_of_sums,
 )
 from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_number
 from tf_kfgn.numerics.precision import at_least_float32
