@@ -31,7 +31,7 @@ import numpy as np
 from _arguments import add_names
 from _memory_probe import origin, tensors_at_peak
 from _parts import Problem, operations_of, seconds_of, step_of
-from _report import COLOURS, plt, require_writable
+from _report import COLOURS, plt, replacing, require_writable
 from breakdown import METHODS, NETS, Size
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -281,7 +281,7 @@ def read(path: pathlib.Path) -> list[Row]:
 
 def write(path: pathlib.Path, rows: list[Row]) -> None:
     """A line for each size and method."""
-    with path.open("w", newline="") as file:
+    with replacing(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Row._fields)
         writer.writerows(rows)

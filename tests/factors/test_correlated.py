@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from brute_force import allclose, gauss_newton_of, wrong
 from passes import factors_of
-from problems import dense, random_problem, sequential
+from problems import MSE, dense, random_problem, sequential
 
 import tf_kfgn
 from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
@@ -18,7 +18,8 @@ from tf_kfgn.factors.correlation import (
     square_of_sums,
     trace,
 )
-from tf_kfgn.factors.sharing import Correlated, Expand, Reduce
+from tf_kfgn.factors.sharing import Correlated, Expand, Reduce, with_counts, with_sums
+from tf_kfgn.operations.parametrised import ParametrisedOperation
 
 POSITIONS, FEATURES = 5, 3
 ESTIMATORS = {"kflr": KFLREstimator, "kfra": KFRAEstimator}
@@ -136,7 +137,8 @@ def test_the_input_factor_lies_between_its_ends(used, diagonal):
     expected += rho * sums.T @ sums / len(ROWS)
     mask = None if used is None else tf.constant(used)
     share = tf.constant([[rho]], tf.float64)
-    found = Correlated().input_factor(tf.constant(ROWS), diagonal, mask, share)
+    apart = Correlated().input_factor(tf.constant(ROWS), diagonal, mask)
+    found = with_sums(apart, tf.constant(sums), share)
     allclose(found, np.diag(expected)[:, None] if diagonal else expected)
 
 
@@ -145,8 +147,48 @@ def test_tokens_have_the_factors_of_their_one_hot_rows(diagonal):
     tokens = np.random.default_rng(0).integers(6, size=(7, 4))
     rows, share = tf.constant(np.eye(6)[tokens]), tf.constant([[0.4]], tf.float64)
     for sharing in (Expand(), Reduce(), Correlated()):
-        found = sharing.token_factor(tf.constant(tokens), 6, tf.float64, diagonal, share)
-        allclose(found, sharing.input_factor(rows, diagonal, correlation=share))
+        apart = sharing.token_factor(tf.constant(tokens), 6, tf.float64, diagonal)
+        allclose(apart, sharing.input_factor(rows, diagonal))
+    found = with_counts(apart, tf.constant(tokens), share)
+    allclose(found, with_sums(apart, tf.reduce_sum(rows, axis=1), share))
+
+
+def test_sums_of_rows_leave_out_what_a_mask_skips():
+    lstm = keras.layers.LSTM(2, dtype="float64")
+    model = tf_kfgn.enable_curvature(
+        keras.Sequential(
+            [keras.Input((POSITIONS, FEATURES)), keras.layers.Masking(dtype="float64"), lstm]
+        )
+    )
+    x = ROWS * USED[..., None]
+    with tf_kfgn.CurvatureTape() as tape:
+        tape.watch_loss(MSE, None, model(x))
+        given = {
+            op.matrix.part: (op.input_sums(tf.float64), op.input_rows())
+            for op in tape.operations
+            if isinstance(op, ParametrisedOperation)
+        }
+    assert len(given) == 2
+    for found, rows in given.values():
+        allclose(found, np.einsum("nt,nti->ni", USED, rows))
+        assert wrong(found, np.sum(rows, axis=1))
+
+
+@pytest.mark.parametrize(("approximation", "exact"), [("correlated", True), ("expand", False)])
+def test_the_first_step_before_an_average_is_a_whole_one(approximation, exact):
+    """With the exact block of its only layer a linear model is solved in one step of size 1."""
+    generator = np.random.default_rng(0)
+    inputs = keras.Input((24, FEATURES))
+    pooled = keras.layers.GlobalAveragePooling1D()(keras.layers.Dense(2)(inputs))
+    model = tf_kfgn.enable_curvature(keras.Model(inputs, pooled))
+    optimizer = tf_kfgn.KFLR(approximation=approximation, damping=1e-9)
+    model.compile(optimizer, "mse")
+    x, y = generator.normal(size=(32, 24, FEATURES)), generator.normal(size=(32, 2))
+    model.train_on_batch(x, y)
+    if exact:
+        np.testing.assert_allclose(optimizer.step_size, 1, rtol=0.01)
+    else:
+        assert optimizer.step_size < 0.2
 
 
 def test_kfra_takes_the_uses_of_a_layer_as_uncorrelated():

@@ -17,6 +17,7 @@ from tf_kfgn.factors.sharing import (
     Approximation,
     Sharing,
     WeightSharing,
+    with_counts,
     with_sums,
 )
 from tf_kfgn.numerics.checks import check_choice, check_count
@@ -179,8 +180,7 @@ class FactorEstimator(abc.ABC):
         Sharing(self.approximation).check_names(
             {op.matrix.layer for op in tape.operations if isinstance(op, ParametrisedOperation)}
         )
-        found = self.output_curvature(tape, uses, seed, variables)
-        output_factors, diagonals, squares = found
+        output_factors, diagonals, squares = self.output_curvature(tape, uses, seed, variables)
         correlations = self._correlations(uses, output_factors, squares)
         whole = matrices is not None
         input_factors = [
@@ -287,27 +287,39 @@ class FactorEstimator(abc.ABC):
         sharing = self.sharing_of(matrix)
         dtype = at_least_float32(operations[0].output.dtype)
         if isinstance(operations[0], OneHotOperation):
-            tokens = [op.tokens() for op in operations if isinstance(op, OneHotOperation)]
-            size, most = matrix.in_features, self.max_factor_size
-            diagonal = matrix.diagonal_input or is_large(size, most)
-            joined = tf.concat(tokens, axis=1)
-            return sharing.token_factor(joined, size, dtype, diagonal, correlation)
-        used, bias_alone = used_positions(operations), not (whole or operations[0].trainable)
-        size = matrix.in_features + operations[0].bias_trainable
-        large = is_large(1 if bias_alone else size, self.max_factor_size)
+            each = [op.tokens() for op in operations if isinstance(op, OneHotOperation)]
+            tokens, size = tf.concat(each, axis=1), matrix.in_features
+            diagonal = matrix.diagonal_input or is_large(size, self.max_factor_size)
+            apart = sharing.token_factor(tokens, size, dtype, diagonal)
+            return apart if correlation is None else with_counts(apart, tokens, correlation)
+        bias_alone = not (whole or operations[0].trainable)
+        apart = self._of_rows(operations, sharing, dtype, bias_alone=bias_alone)
+        if correlation is None:
+            return apart
+        sums = tf.add_n([operation.input_sums(dtype) for operation in operations])
+        return with_sums(apart, sums[..., -1:] if bias_alone else sums, correlation)
+
+    def _of_rows(
+        self,
+        operations: list[ParametrisedOperation],
+        sharing: WeightSharing,
+        dtype: tf.DType,
+        *,
+        bias_alone: bool,
+    ) -> tf.Tensor:
+        """A of rows whose positions do not correlate."""
+        used, first = used_positions(operations), operations[0]
+        size = 1 if bias_alone else first.matrix.in_features + first.bias_trainable
+        large = is_large(size, self.max_factor_size)
         if sharing.positions_alone and used is None and not (large or bias_alone):
             products = [operation.input_products(dtype) for operation in operations]
             known = [product for product in products if product is not None]
             if len(known) == len(operations):
-                apart = tf.add_n(known) / tf.cast(tf.shape(operations[0].input)[0], dtype)
-                if correlation is None:
-                    return apart
-                sums = tf.add_n([operation.input_sums(dtype) for operation in operations])
-                return with_sums(apart, sums, correlation)
+                return tf.add_n(known) / tf.cast(tf.shape(first.input)[0], dtype)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
         if bias_alone:
             rows = rows[..., -1:]
-        return sharing.input_factor(tf.cast(rows, dtype), large, used, correlation)
+        return sharing.input_factor(tf.cast(rows, dtype), large, used)
 
 
 def used_positions(operations: Sequence[ParametrisedOperation]) -> tf.Tensor | None:
@@ -332,7 +344,7 @@ def position_moments(
     """Mean of the number of positions of an example that use the matrix, and of its square."""
     used = used_positions(operations)
     if used is None:
-        count = tf.cast(tf.add_n([operation.num_positions() for operation in operations]), dtype)
+        count = tf.cast(sum(operation.num_positions() for operation in operations), dtype)
         return count, tf.square(count)
     counts = tf.reduce_sum(tf.cast(used, dtype), axis=1)
     return tf.reduce_mean(counts), tf.reduce_mean(tf.square(counts))

@@ -30,10 +30,7 @@ from tf_kfgn.factors.estimator import (
 )
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.reach import Reach
-from tf_kfgn.factors.sharing import (
-    Reduce,
-    WeightSharing,
-)
+from tf_kfgn.factors.sharing import Reduce, WeightSharing
 from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in

@@ -43,7 +43,8 @@ class WeightSharing(abc.ABC):
     """Turns rows, and KFRA's averages, into Kronecker factors.
 
     Attributes:
-        correlates: Whether A depends on how the cotangents of different positions correlate.
+        correlates: Whether A depends on how the cotangents of different positions correlate; what
+            the methods give is that of uncorrelated ones then.
         positions_alone: Whether A of uncorrelated positions is the sum of the outer products of
             single rows over the number of examples.
     """
@@ -53,11 +54,7 @@ class WeightSharing(abc.ABC):
 
     @abc.abstractmethod
     def input_factor(
-        self,
-        rows: tf.Tensor,
-        diagonal: bool = False,
-        used: tf.Tensor | None = None,
-        correlation: tf.Tensor | None = None,
+        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
     ) -> tf.Tensor:
         """The factor A from input rows.
 
@@ -66,18 +63,11 @@ class WeightSharing(abc.ABC):
             diagonal: Whether to keep nothing but the diagonal.
             used: 1 for each position that meets the weights, 0 for one that a mask skips, shape
                 `(batch_size, shared)`; None if all do. The others do not count.
-            correlation: ρ, shape `([groups,] 1, 1)`; None for 0. Only one that `correlates` looks
-                at it.
         """
 
     @abc.abstractmethod
     def token_factor(
-        self,
-        tokens: tf.Tensor,
-        size: int,
-        dtype: tf.DType,
-        diagonal: bool = True,
-        correlation: tf.Tensor | None = None,
+        self, tokens: tf.Tensor, size: int, dtype: tf.DType, diagonal: bool = True
     ) -> tf.Tensor:
         """The factor A for one-hot input rows.
 
@@ -86,7 +76,6 @@ class WeightSharing(abc.ABC):
             size: Length of a row.
             dtype: Type of the factor.
             diagonal: Whether to keep nothing but the diagonal.
-            correlation: As for `input_factor`.
         """
 
     @abc.abstractmethod
@@ -142,28 +131,17 @@ class Expand(WeightSharing):
 
     @override
     def input_factor(
-        self,
-        rows: tf.Tensor,
-        diagonal: bool = False,
-        used: tf.Tensor | None = None,
-        correlation: tf.Tensor | None = None,
+        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
     ) -> tf.Tensor:
         """The factor A, `1/N sum_n sum_t a a^T`."""
-        del correlation
         rows = rows if used is None else rows * _beside(rows, used)
         return _gram(_all_positions(rows), diagonal) / batch_size(rows)
 
     @override
     def token_factor(
-        self,
-        tokens: tf.Tensor,
-        size: int,
-        dtype: tf.DType,
-        diagonal: bool = True,
-        correlation: tf.Tensor | None = None,
+        self, tokens: tf.Tensor, size: int, dtype: tf.DType, diagonal: bool = True
     ) -> tf.Tensor:
         """The factor A, which is diagonal: how often each token occurs in an example."""
-        del correlation
         counts = tf.math.unsorted_segment_sum(
             tf.ones(tf.size(tokens), dtype), tf.reshape(tokens, (-1,)), size
         )
@@ -211,14 +189,9 @@ class Reduce(WeightSharing):
 
     @override
     def input_factor(
-        self,
-        rows: tf.Tensor,
-        diagonal: bool = False,
-        used: tf.Tensor | None = None,
-        correlation: tf.Tensor | None = None,
+        self, rows: tf.Tensor, diagonal: bool = False, used: tf.Tensor | None = None
     ) -> tf.Tensor:
         """The factor A, `1/N sum_n a a^T` after averaging a over t."""
-        del correlation
         if used is None:
             means = tf.reduce_mean(rows, axis=1)
         else:
@@ -229,15 +202,9 @@ class Reduce(WeightSharing):
 
     @override
     def token_factor(
-        self,
-        tokens: tf.Tensor,
-        size: int,
-        dtype: tf.DType,
-        diagonal: bool = True,
-        correlation: tf.Tensor | None = None,
+        self, tokens: tf.Tensor, size: int, dtype: tf.DType, diagonal: bool = True
     ) -> tf.Tensor:
         """The factor A: second moments of the shares that tokens have of an example."""
-        del correlation
         moment = _moment_of_counts(tokens, size, dtype, diagonal)
         return moment / tf.cast(tf.shape(tokens)[1], dtype) ** 2
 
@@ -275,39 +242,9 @@ class Reduce(WeightSharing):
 
 
 class Correlated(Expand):
-    """Inputs of different positions enter as far as the cotangents there are alike."""
+    """Positions are as alike as their cotangents: see `with_sums` and `with_counts`."""
 
     correlates = True
-
-    @override
-    def input_factor(
-        self,
-        rows: tf.Tensor,
-        diagonal: bool = False,
-        used: tf.Tensor | None = None,
-        correlation: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """The factor A, `(1 - ρ)` times that of `"expand"` and `ρ` times that of sums over t."""
-        apart = super().input_factor(rows, diagonal, used)
-        if correlation is None:
-            return apart
-        counted = rows if used is None else rows * _beside(rows, used)
-        return with_sums(apart, tf.reduce_sum(counted, axis=1), correlation)
-
-    @override
-    def token_factor(
-        self,
-        tokens: tf.Tensor,
-        size: int,
-        dtype: tf.DType,
-        diagonal: bool = True,
-        correlation: tf.Tensor | None = None,
-    ) -> tf.Tensor:
-        """The same of one-hot rows: their sum over t counts tokens."""
-        apart = super().token_factor(tokens, size, dtype, diagonal)
-        if correlation is None:
-            return apart
-        return _between(apart, _moment_of_counts(tokens, size, dtype, diagonal), correlation)
 
 
 def with_sums(apart: tf.Tensor, sums: tf.Tensor, correlation: tf.Tensor) -> tf.Tensor:
@@ -318,7 +255,18 @@ def with_sums(apart: tf.Tensor, sums: tf.Tensor, correlation: tf.Tensor) -> tf.T
         sums: Input rows summed over the positions of each example, `(n, [groups,] features)`.
         correlation: ρ, shape `([groups,] 1, 1)`.
     """
-    moment = _gram(sums, apart.shape[-1] == 1 < apart.shape[-2]) / batch_size(sums)
+    return _between(apart, _gram(sums, _is_column(apart)) / batch_size(sums), correlation)
+
+
+def with_counts(apart: tf.Tensor, tokens: tf.Tensor, correlation: tf.Tensor) -> tf.Tensor:
+    """The same of one-hot rows, whose sums count tokens.
+
+    Args:
+        apart: As for `with_sums`.
+        tokens: As for `WeightSharing.token_factor`.
+        correlation: As for `with_sums`.
+    """
+    moment = _moment_of_counts(tokens, apart.shape[-2], apart.dtype, _is_column(apart))
     return _between(apart, moment, correlation)
 
 
@@ -393,6 +341,11 @@ def _moment_of_counts(tokens: tf.Tensor, size: int, dtype: tf.DType, diagonal: b
     places = tf.reshape(size * tf.range(examples)[:, None] + tokens, (-1,))
     counts = tf.math.unsorted_segment_sum(tf.ones(tf.size(tokens), dtype), places, size * examples)
     return _gram(tf.reshape(counts, (-1, size)), diagonal) / tf.cast(examples, dtype)
+
+
+def _is_column(factor: tf.Tensor) -> bool:
+    """Whether a factor is the diagonal of a larger one."""
+    return bool(factor.shape[-1] == 1 < factor.shape[-2])
 
 
 def _between(apart: tf.Tensor, together: tf.Tensor, correlation: tf.Tensor) -> tf.Tensor:

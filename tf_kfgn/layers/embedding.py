@@ -72,8 +72,8 @@ class CommonLookUp(EmbeddingOperation):
         return int(self._tokens.shape[0])
 
     @override
-    def num_positions(self) -> tf.Tensor:
-        return tf.constant(self.shared)
+    def num_positions(self) -> int:
+        return self.shared
 
     @override
     def tokens(self) -> tf.Tensor:

@@ -37,35 +37,6 @@ def whole_axes(inputs: tf.Tensor, data_format: str) -> list[np.ndarray | None]:
 class _MaxPooling(Recording):
     """A layer that takes maxima over windows."""
 
-    def stock_call(self, inputs: tf.Tensor) -> tf.Tensor:
-        """The stock computation; where a tape is active, several cotangents share the maxima.
-
-        TensorFlow looks for the maxima again for each cotangent, and outside of the graph of the
-        forward pass slowly.
-        """
-        stock = super().stock_call
-        if drawing_tape() is None or not inputs.dtype.is_floating:
-            return stock(inputs)
-        if not inputs.shape[1:].is_fully_defined() or self.overlapping():
-            return stock(inputs)
-
-        @tf.custom_gradient
-        def pooled(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-            with tf.GradientTape(persistent=True) as tape:
-                tape.watch(inputs)
-                outputs = stock(inputs)
-            maxima = tape.gradient(outputs, inputs)  # 1 at each, else 0; pruned where unused
-            windows = self.windows(inputs, outputs)
-
-            def gradient(cotangent: tf.Tensor) -> tf.Tensor:
-                if not SEVERAL_COTANGENTS.get():
-                    return tape.gradient(outputs, inputs, cotangent)
-                return maxima * copied_to_windows(cotangent, windows)
-
-            return outputs, gradient
-
-        return pooled(inputs)
-
     @override
     def recorded_operation(self, result: CallOutput, *args: Any, **kwargs: Any) -> Operation:
         del args, kwargs
@@ -96,12 +67,41 @@ class _MaxPooling(Recording):
         return np.minimum((np.arange(length) + before) // step, count - 1)
 
 
+class _WindowMaxPooling(_MaxPooling):
+    """One whose windows have a size, of which TensorFlow finds the maxima."""
+
+    def stock_call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """The stock computation; where a tape is active, several cotangents share the maxima.
+
+        TensorFlow looks for the maxima again for each cotangent, and outside of the graph of the
+        forward pass slowly.
+        """
+        stock = super().stock_call
+        if drawing_tape() is None or not inputs.dtype.is_floating:
+            return stock(inputs)
+        if not inputs.shape[1:].is_fully_defined() or self.overlapping():
+            return stock(inputs)
+
+        @tf.custom_gradient
+        def pooled(inputs: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(inputs)
+                outputs = stock(inputs)
+            maxima = tape.gradient(outputs, inputs)  # 1 at each, else 0; pruned where unused
+            windows = self.windows(inputs, outputs)
+
+            def gradient(cotangent: tf.Tensor) -> tf.Tensor:
+                if not SEVERAL_COTANGENTS.get():
+                    return tape.gradient(outputs, inputs, cotangent)
+                return maxima * copied_to_windows(cotangent, windows)
+
+            return outputs, gradient
+
+        return pooled(inputs)
+
+
 class _GlobalMaxPooling(_MaxPooling):
     """Records the whole call of a layer that takes the maximum over all positions."""
-
-    @override
-    def stock_call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return Recording.stock_call(self, inputs)
 
     @override
     def overlapping(self) -> bool:
@@ -134,17 +134,17 @@ class GlobalAveragePooling1D(Recording, keras.layers.GlobalAveragePooling1D):
 
 
 @register
-class MaxPooling1D(_MaxPooling, keras.layers.MaxPooling1D):
+class MaxPooling1D(_WindowMaxPooling, keras.layers.MaxPooling1D):
     """`keras.layers.MaxPooling1D` that records itself on an active tape."""
 
 
 @register
-class MaxPooling2D(_MaxPooling, keras.layers.MaxPooling2D):
+class MaxPooling2D(_WindowMaxPooling, keras.layers.MaxPooling2D):
     """`keras.layers.MaxPooling2D` that records itself on an active tape."""
 
 
 @register
-class MaxPooling3D(_MaxPooling, keras.layers.MaxPooling3D):
+class MaxPooling3D(_WindowMaxPooling, keras.layers.MaxPooling3D):
     """`keras.layers.MaxPooling3D` that records itself on an active tape."""
 
 

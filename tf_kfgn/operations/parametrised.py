@@ -87,10 +87,13 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         columns = (self.matrix.groups or 1) * self.out_features
         return bool(self.output.shape[1:].num_elements() != columns)
 
-    def num_positions(self) -> tf.Tensor:
-        """Number of shared positions, for sequences of any length."""
+    def num_positions(self) -> int | tf.Tensor:
+        """Number of shared positions; a tensor for sequences of any length."""
         columns = (self.matrix.groups or 1) * self.out_features
-        return tf.reduce_prod(tf.shape(self.output)[1:]) // columns
+        features = self.output.shape[1:].num_elements()
+        if features is None:
+            features = tf.reduce_prod(tf.shape(self.output)[1:])
+        return features // columns
 
     @abc.abstractmethod
     def kernel_rows(self) -> tf.Tensor:
@@ -123,12 +126,15 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         return None
 
     def input_sums(self, dtype: tf.DType) -> tf.Tensor:
-        """`input_rows`, summed over the positions of each example: `(n, [groups,] features)`.
+        """`input_rows`, summed over the used positions: `(batch_size, [groups,] features)`.
 
         Args:
             dtype: In which it is computed.
         """
-        return tf.reduce_sum(tf.cast(self.input_rows(), dtype), axis=1)
+        rows = tf.cast(self.input_rows(), dtype)
+        if self.used is None:
+            return tf.reduce_sum(rows, axis=1)
+        return tf.einsum("nt,nt...->n...", tf.cast(self.used, dtype), rows)
 
     def used_or_ones(self) -> tf.Tensor:
         """Which positions are used, as numbers in any case."""
