@@ -19,8 +19,8 @@ import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
 
@@ -34,6 +34,7 @@ import tf_kfgn
 from tf_kfgn.factors import FactorEstimator, KFACEstimator, KFLREstimator, KFRAEstimator
 
 layers = keras.layers
+Row = TypeVar("Row")
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SEED = tf.constant([0, 0], tf.int64)
 METHODS = {
@@ -45,25 +46,38 @@ METHODS = {
 
 def main() -> None:
     """Print the errors of each network, or the costs."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[""], help="networks with one of these names")
+    parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=positive_integer, default=1, help="of Adam")
-    parser.add_argument("--examples", type=positive_integer, default=200)
     parser.add_argument("--cost", action="store_true", help="print costs instead of errors")
     parser.add_argument("--batch", type=positive_integer, default=128, help="examples of a cost")
     parser.add_argument("--turns", type=positive_integer, default=20, help="of which a cost is")
     given = parser.parse_args()
     images, labels = training_images()
     if given.cost:
-        for name, make in (NETWORKS | DEEP).items():
-            if any(part in name for part in given.only):
-                print_costs(name, make(), images[: given.batch], labels[: given.batch], given.turns)
+        for name, make in named(given.only, NETWORKS | DEEP).items():
+            print_costs(name, make(), images[: given.batch], labels[: given.batch], given.turns)
         return
     heads = "".join(f"{name:>14}" for name in METHODS)
     print(f"{'network':<16}{'epochs':>8}  {'layer':<12}{heads}   cosine/trace")
-    for name, make in NETWORKS.items():
-        if any(part in name for part in given.only):
-            print_errors(name, make, images, labels, given.epochs, given.examples)
+    for name, make in named(given.only, NETWORKS).items():
+        print_errors(name, make, images, labels, given.epochs, given.examples)
+
+
+def parser_of(text: str) -> argparse.ArgumentParser:
+    """A parser with what all comparisons of factors on these images take.
+
+    Args:
+        text: Of the script; its first line says what it does.
+    """
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("--only", nargs="*", default=[""], help="what has one of these in its name")
+    parser.add_argument("--examples", type=positive_integer, default=200)
+    return parser
+
+
+def named(parts: Sequence[str], rows: Mapping[str, Row]) -> dict[str, Row]:
+    """Those of which the name has one of some parts."""
+    return {name: row for name, row in rows.items() if any(part in name for part in parts)}
 
 
 def training_images() -> tuple[np.ndarray, np.ndarray]:

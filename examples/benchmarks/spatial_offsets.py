@@ -13,7 +13,6 @@ their traces, at the start and after some epochs of Adam. Radius 0 is what the l
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import pathlib
 import sys
@@ -25,7 +24,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from _arguments import positive_integer
-from spatial_averages import LOSS, compared, convolutional, training_images
+from spatial_averages import LOSS, compared, convolutional, named, parser_of, training_images
 
 import tf_kfgn
 
@@ -37,16 +36,12 @@ EPOCHS = (0, 1, 4)
 
 def main() -> None:
     """Print a row for each network, number of epochs and radius."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", default=[""], help="networks with one of these names")
+    parser = parser_of(__doc__)
     parser.add_argument("--radius", type=positive_integer, default=3, help="the largest")
-    parser.add_argument("--examples", type=positive_integer, default=200)
     given = parser.parse_args()
     images, labels = training_images()
     print(f"{'network':<34}{'epochs':>8}{'r':>4}   layer cosine/trace")
-    for name, make in NETWORKS.items():
-        if not any(part in name for part in given.only):
-            continue
+    for name, make in named(given.only, NETWORKS).items():
         keras.utils.set_random_seed(0)
         model = make()
         model.compile(keras.optimizers.Adam(), LOSS)

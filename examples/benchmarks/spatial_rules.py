@@ -10,7 +10,6 @@ with KFLR's, which is exact: the cosine of the two matrices and the ratio of the
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import sys
 from collections.abc import Callable
@@ -20,7 +19,7 @@ sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the h
 
 import keras
 from _arguments import positive_integer
-from spatial_averages import LOSS, METHODS, errors, training_images
+from spatial_averages import LOSS, METHODS, errors, named, parser_of, training_images
 
 layers = keras.layers
 FILTERS = 8
@@ -28,18 +27,12 @@ FILTERS = 8
 
 def main() -> None:
     """Print a row for each operation."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--only", nargs="*", default=[""], help="operations with one of these names"
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--epochs", type=positive_integer, default=1, help="of Adam")
-    parser.add_argument("--examples", type=positive_integer, default=200)
     given = parser.parse_args()
     images, labels = training_images()
     print(f"{'operation':<34}{''.join(f'{name:>14}' for name in METHODS)}   cosine/trace")
-    for name, operation in OPERATIONS.items():
-        if not any(part in name for part in given.only):
-            continue
+    for name, operation in named(given.only, OPERATIONS).items():
         keras.utils.set_random_seed(0)
         model = network(operation)
         model.compile(keras.optimizers.Adam(), LOSS)

@@ -123,7 +123,7 @@ def test_the_block_is_exact_for_one_token_an_example_and_a_linear_model(estimato
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("approximation", ["correlated", "reduce"])
+@pytest.mark.parametrize("approximation", ["correlated", "expand", "reduce"])
 def test_every_method_works_in_every_mode(mode, approximation):
     model = tf_kfgn.enable_curvature(classifier())
 

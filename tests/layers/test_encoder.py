@@ -43,11 +43,15 @@ def test_an_encoder_block_is_covered(training):
     x = np.random.default_rng(0).normal(size=(1, 4, 3))
     with tf_kfgn.CurvatureTape() as tape:
         tape.watch_loss(MSE, None, model(x, training=training))
-    kfra, kflr = (estimator(tape, SEED) for estimator in (KFRAEstimator(), KFLREstimator()))
-    assert len(kfra) == 8
-    for matrix, (A, G) in kfra.items():
-        np.testing.assert_allclose(G, kflr[matrix].G, rtol=1e-6, atol=1e-12)
-        np.testing.assert_allclose(A, kflr[matrix].A, rtol=1e-12, atol=1e-14)
+    for approximation in ("correlated", "expand"):
+        kfra, kflr = (cls(approximation)(tape, SEED) for cls in (KFRAEstimator, KFLREstimator))
+        assert len(kfra) == 8
+        for matrix, (A, G) in kfra.items():
+            np.testing.assert_allclose(G, kflr[matrix].G, rtol=1e-6, atol=1e-12)
+            if approximation == "expand":
+                np.testing.assert_array_equal(A, kflr[matrix].A)
+            else:  # the correlation is found in two ways
+                np.testing.assert_allclose(A, kflr[matrix].A, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.slow
