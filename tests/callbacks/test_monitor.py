@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 import functools
-import io
 import logging
 import math
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from monitored import X, Y, compiled, fit
 from problems import MSE, dense, sequential
 
 import tf_kfgn
 from tf_kfgn.blocks import shares
 from tf_kfgn.callbacks import CurvatureMonitor
-from tf_kfgn.callbacks.figure import MAX_LEGEND, draw
 from tf_kfgn.callbacks.monitor import RECORDED
-from tf_kfgn.callbacks.snapshot import Parts
 from tf_kfgn.callbacks.spectrum import condition_number, trace
-from tf_kfgn.callbacks.timing import ENOUGH, PARTS, WARM_UP, UpdateTimes
+from tf_kfgn.callbacks.timing import PARTS
 from tf_kfgn.optimizers import gauss_newton, gauss_newton_of
-
-GENERATOR = np.random.default_rng(0)
-X = GENERATOR.normal(size=(16, 4)).astype("float32")
-Y = np.tanh(X @ GENERATOR.normal(size=(4, 2))).astype("float32")
-
-
-def compiled(optimizer=None, run_eagerly=True, **kwargs):
-    """A small model, ready to train with batches of 4."""
-    keras.utils.set_random_seed(0)
-    layers = [keras.layers.Dense(3, "tanh", name="first"), keras.layers.Dense(2, name="last")]
-    model = keras.Sequential([keras.Input((4,)), *layers])
-    tf_kfgn.enable_curvature(model)
-    model.compile(
-        optimizer=optimizer or tf_kfgn.KFRA(), loss="mse", run_eagerly=run_eagerly, **kwargs
-    )
-    return model
-
-
-def fit(model, *callbacks, x=X, y=Y, epochs=1, batch_size=4):
-    model.fit(x, y, batch_size, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks))
 
 
 class Recorder(keras.callbacks.Callback):
@@ -229,7 +206,7 @@ def test_diagonal_blocks():
 
 
 def test_groups_add_their_traces_and_show_their_worst_condition():
-    roots = GENERATOR.normal(size=(2, 3, 5))
+    roots = np.random.default_rng(1).normal(size=(2, 3, 5))
     factors, damping = roots @ roots.transpose(0, 2, 1), np.array([0.5, 2.0]).reshape(2, 1, 1)
     conditions = [np.linalg.cond(f + s * np.eye(3)) for f, s in zip(factors, damping, strict=True)]
     np.testing.assert_allclose(condition_number(factors, damping), max(conditions))
@@ -323,42 +300,6 @@ def test_seconds_are_attributed_to_what_ran(monkeypatch):
     assert math.isnan(monitor.history["seconds/inverses"][0])
 
 
-def times(*updates, count=ENOUGH):
-    """Times of updates that did what they did `count` times, after a warm-up."""
-    found = UpdateTimes()
-    for _ in range(WARM_UP):
-        found.add(Parts(True, True, True), 1e6)
-    for work, seconds in updates * count:
-        found.add(work, seconds)
-    return found
-
-
-def test_parts_that_never_come_apart_are_not_known():
-    found = times((Parts(False, False, False), 1.0), (Parts(True, True, False), 9.0)).seconds()
-    assert found["gradient_and_step"] == pytest.approx(1.0)
-    assert all(math.isnan(found[part]) for part in PARTS[1:])
-    found = times((Parts(True, False, False), 4.0), (Parts(True, False, True), 6.0)).seconds()
-    assert found["comparison"] == pytest.approx(2.0)
-    assert math.isnan(found["gradient_and_step"]) and math.isnan(found["factors"])
-
-
-def test_slow_updates_do_not_count_and_differences_are_not_negative():
-    plain, factors = Parts(False, False, False), Parts(True, False, False)
-    found = times((plain, 2.0), (factors, 1.5))
-    found.start()
-    for _ in range(WARM_UP):
-        found.add(plain, 1e6)  # traced again
-    found.add(plain, 50.0)  # a hiccup
-    found.add(None, 70.0)
-    assert found.seconds()["gradient_and_step"] == pytest.approx(2.0)
-    assert found.seconds()["factors"] == 0.0
-
-
-def test_too_few_updates_give_no_seconds():
-    found = times((Parts(False, False, False), 1.0), count=ENOUGH - 1).seconds()
-    assert all(math.isnan(value) for value in found.values())
-
-
 def test_several_steps_in_one_execution_have_no_seconds():
     monitor = CurvatureMonitor()
     model = compiled(run_eagerly=False, steps_per_execution=2)
@@ -405,97 +346,3 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fit(compiled(), CurvatureMonitor())
     assert not list(tmp_path.iterdir())
-
-
-# The figure
-
-
-def rendered(figure):
-    pytest.importorskip("matplotlib")
-    with io.BytesIO() as file:
-        figure.savefig(file, dpi=40)
-        return file.getvalue()
-
-
-@pytest.mark.filterwarnings("error")
-def test_the_figure_shows_the_history():
-    pytest.importorskip("matplotlib")
-    monitor = CurvatureMonitor()
-    fit(compiled(tf_kfgn.KFRA(damping_period=2)), monitor, epochs=9)
-    figure, history = monitor.figure(), monitor.history
-    damping, ratio, coefficients, conditions, failures, seconds = figure.get_axes()
-    assert rendered(figure).startswith(b"\x89PNG")
-    [line] = damping.get_lines()
-    np.testing.assert_array_equal(line.get_xdata(), history["update"])
-    np.testing.assert_array_equal(line.get_ydata(), history["damping"])
-    assert damping.get_yscale() == conditions.get_yscale() == "log"
-    labels = ["α", "μ"]
-    assert [line.get_label() for line in coefficients.get_lines()] == labels
-    np.testing.assert_array_equal(coefficients.get_lines()[1].get_ydata(), history["momentum"])
-    drawn = {tuple(line.get_ydata()) for line in conditions.get_lines()}
-    assert drawn == {tuple(history[f"condition/{b}/{f}"]) for b in ("first", "last") for f in "AG"}
-    names = [text.get_text() for part in figure.findobj(match=is_legend) for text in part.texts]
-    assert {"first", "last", "A", "G", "rejected", "not finite", "inversions"} <= set(names)
-    assert len(failures.get_lines()) == 3
-    assert ratio.get_title("left") == "Reduction ratio ρ"
-    assert 1 <= len(seconds.patches) <= len(PARTS)
-
-
-def is_legend(artist):
-    return type(artist).__name__ == "Legend"
-
-
-def made_up(blocks, **columns):
-    """A history of four updates in two epochs."""
-    return {
-        "update": [1, 2, 3, 4],
-        **{name: [0.5] * 4 for name in RECORDED},
-        "epoch": [1, 2],
-        **{f"condition/block_{i}/A": [10.0 + i, math.inf] for i in range(blocks)},
-        **columns,
-    }
-
-
-@pytest.mark.filterwarnings("error")
-def test_many_blocks_have_a_scale_of_colours_instead_of_a_legend():
-    pytest.importorskip("matplotlib")
-    few, many = draw(made_up(MAX_LEGEND)), draw(made_up(100))
-    assert len(few.get_axes()) == 6
-    *_, scale = axes = many.get_axes()
-    assert len(axes) == 7
-    labels = [label.get_text() for label in scale.get_yticklabels()]
-    assert labels[0] == "block_0" and labels[-1] == "block_99" and len(labels) <= MAX_LEGEND
-    legends = [part for part in many.findobj(match=is_legend)]
-    assert not [text for part in legends for text in part.texts if "block" in text.get_text()]
-    assert rendered(few) != rendered(many)
-
-
-@pytest.mark.filterwarnings("error")
-def test_the_figure_says_what_was_not_measured():
-    pytest.importorskip("matplotlib")
-    figure = draw(made_up(0, reduction_ratio=[0.0] * 4, damping=[0.0] * 4))
-    assert [text.get_text() for axes in figure.get_axes() for text in axes.texts] == [
-        "not measured"
-    ] * 3
-    assert rendered(figure)
-
-
-def test_ratios_beyond_the_axis_are_marked_at_its_edge():
-    pytest.importorskip("matplotlib")
-    axes = draw(made_up(1, reduction_ratio=[-math.inf, -7.0, 0.5, 30.0])).get_axes()[1]
-    line, below, above, *_ = axes.get_lines()
-    assert line.get_ydata().tolist() == [-1.0, -1.0, 0.5, 2.0]
-    assert (below.get_marker(), below.get_xdata().tolist()) == ("v", [1, 2])
-    assert (above.get_marker(), above.get_xdata().tolist()) == ("^", [4])
-
-
-def test_an_empty_history_is_refused():
-    pytest.importorskip("matplotlib")
-    with pytest.raises(ValueError, match=r"recorded no update.*callbacks="):
-        CurvatureMonitor().figure()
-
-
-def test_without_matplotlib_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"needs matplotlib.*tf_kfgn\[examples\]"):
-        CurvatureMonitor().figure()
