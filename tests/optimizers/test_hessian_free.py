@@ -386,6 +386,7 @@ def test_every_argument_is_in_the_configuration():
         "ema_momentum": 0.95, "ema_overwrite_frequency": 7, "loss_scale_factor": 16.0,
         "gradient_accumulation_steps": 2, "name": "given", "num_samples": None,
         "num_columns": 3, "memory_limit": 5.0, "seed": 11,
+        "curvature_dtype": "bfloat16",
     }  # fmt: skip
     optimizer = tf_kfgn.HessianFree(**given)
     config = optimizer.get_config()
