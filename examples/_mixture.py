@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import ops
 
 import tf_kfgn
-from tf_kfgn.factors import CotangentEstimator, random_signs, registered
+from tf_kfgn.factors import CotangentEstimator, OutputFactors, random_signs, registered
 from tf_kfgn.losses import GaussNewtonLoss, OutputCurvature
 
 
@@ -101,7 +101,7 @@ class FisherEstimator(CotangentEstimator):
 
     def output_curvature(
         self, tape: Any, uses: Any, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    ) -> OutputFactors:
         """G of each matrix, and other diagonals."""
         [watched] = tape.watched_losses
         loss = MixtureOfBernoullis(self.components)
@@ -112,7 +112,7 @@ class FisherEstimator(CotangentEstimator):
             value = tf.reduce_sum(loss.call(targets, outputs))
         column = random_signs(inner.gradient(value, outputs), seed)
         found = self.curvature_of_column(tape, uses, watched.outputs, column, variables)
-        return found[: len(uses)], found[len(uses) :]
+        return self.curvature_of(found, uses)
 
 
 @keras.saving.register_keras_serializable("mixture")

@@ -12,7 +12,7 @@ from brute_force import allclose
 from problems import reference
 
 import tf_kfgn
-from tf_kfgn.factors.estimator import ESTIMATORS, FactorEstimator, OutputCurvature, registered
+from tf_kfgn.factors.estimator import ESTIMATORS, FactorEstimator, OutputFactors, registered
 from tf_kfgn.numerics.checks import POSITIVE, check_number
 from tf_kfgn.optimizers import GaussNewton
 
@@ -32,7 +32,7 @@ class Identities(FactorEstimator):
     def output_curvature(self, tape, uses, seed, variables):
         factors = [self.scale * tf.eye(matrix.out_features, dtype=tf.float64) for matrix in uses]
         diagonals = [tf.fill(v.shape, tf.cast(self.scale, v.dtype)) for v in variables]
-        return OutputCurvature(factors, diagonals)
+        return OutputFactors(factors, diagonals)
 
     def output_cost(self, uses, forward, batch_size, num_outputs):
         return 0.0

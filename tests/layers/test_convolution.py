@@ -14,7 +14,6 @@ from problems import sequential
 
 import tf_kfgn
 from tf_kfgn import layers
-from tf_kfgn.layers import convolution
 from tf_kfgn.operations.marks import matrix_of
 from tf_kfgn.operations.weight_matrix import AxisOrder
 
@@ -159,9 +158,7 @@ def test_the_map_takes_any_floating_type():
     assert pulled.dtype == tf.float64
 
 
-def test_products_of_rows_are_found_without_them(given, monkeypatch):
-    monkeypatch.setattr(convolution, "LEAST_FEATURES", 1)
-
+def test_products_of_rows_are_found_without_them(given):
     def sums(operation, tape):
         rows = operation.input_rows()
         rows = tf.reshape(rows, (-1, rows.shape[-1]))
@@ -187,8 +184,7 @@ OTHERS = ["2d, same, strides", "2d, groups", "transpose 2d, same", "2d, one pixe
 
 
 @pytest.mark.parametrize("name", [*ONE_STEP, *OTHERS])
-def test_only_kernels_that_move_by_one_step_share_patches(name, monkeypatch):
-    monkeypatch.setattr(convolution, "LEAST_FEATURES", 1)
+def test_only_kernels_that_move_by_one_step_share_patches(name):
     layer, x = CASES[name].made()
     [products] = measured(layer, x, lambda operation, _: operation.input_products(tf.float32))
     assert (products is not None) == (name in ONE_STEP)

@@ -203,13 +203,14 @@ def test_a_layer_that_is_called_twice_has_the_mean_of_its_calls(method):
 
     model = seeded(make)()
     x = [sequences(0), sequences(1)]
-    found = tf_kfgn.kronecker_factors(model, x, "mse", method)
+    apart = {"approximation": "expand"}
+    found = tf_kfgn.kronecker_factors(model, x, "mse", method, **apart)
     kernel, bias = model.get_layer("head").get_weights()
     total_A, total_G = 0, 0
     for place, tensor in enumerate(x):
         single = functional(shared)
         single.get_layer("head").set_weights([kernel[place * U : (place + 1) * U], bias])
-        A, G = tf_kfgn.kronecker_factors(single, tensor, "mse", "kflr")["rnn/kernel"]
+        A, G = tf_kfgn.kronecker_factors(single, tensor, "mse", "kflr", **apart)["rnn/kernel"]
         total_A, total_G = total_A + A, total_G + G / 2
     np.testing.assert_allclose(found["rnn/kernel"].A, total_A, **TOLERANCE)
     np.testing.assert_allclose(found["rnn/kernel"].G, total_G, **TOLERANCE)
@@ -229,7 +230,7 @@ def test_the_summary_names_the_matrices():
     assert rows["gru/recurrent_kernel"]["G"] == (3 * U, 3 * U)
     assert rows["both/forward/recurrent_kernel"]["A"] == (U, U)
     assert rows["both/forward/kernel"]["layer"] == "LSTM"
-    assert rows["gru/kernel"]["note"] == f"{T} positions: expand"
+    assert rows["gru/kernel"]["note"] == f"{T} positions: correlated"
     assert all(row["work"] > 0 for row in rows.values())
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.factor import are_finite
 from tf_kfgn.numerics.choice import select
+from tf_kfgn.numerics.sums import ordered_sum
 
 States = list[Any]
 Estimates = Sequence[Sequence[tf.Tensor]]
@@ -102,7 +103,7 @@ def precondition(
     """
     pieces = preconditioned_pieces(blocks, states, tensors)
     return [
-        tf.add_n(found) if len(found) > 1 else (found or [tensor])[0]
+        ordered_sum(found) if len(found) > 1 else (found or [tensor])[0]
         for found, tensor in zip(pieces, tensors, strict=True)
     ]
 

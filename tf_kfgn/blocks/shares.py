@@ -21,6 +21,7 @@ from tf_kfgn.blocks.collection import (
     precondition,
     preconditioned_pieces,
 )
+from tf_kfgn.numerics.sums import ordered_sum
 
 
 def shares_of(blocks: Sequence[Block], count: int) -> list[list[int]]:
@@ -97,7 +98,7 @@ def precondition_in_shares(
     pieces = preconditioned_pieces([blocks[i] for i in own], [states[i] for i in own], tensors)
     return replicas.total(
         [
-            tf.add_n(found) if found else tf.zeros_like(tensor)
+            ordered_sum(found) if found else tf.zeros_like(tensor)
             for found, tensor in zip(pieces, tensors, strict=True)
         ]
     )

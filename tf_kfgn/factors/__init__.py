@@ -1,7 +1,13 @@
 """Estimators of Kronecker factors: a recorded pass in, `{layer: (A, G)}` out."""
 
 from tf_kfgn.factors.cotangents import CotangentEstimator, random_signs
-from tf_kfgn.factors.estimator import ESTIMATORS, FactorEstimator, KroneckerFactors, registered
+from tf_kfgn.factors.estimator import (
+    ESTIMATORS,
+    FactorEstimator,
+    KroneckerFactors,
+    OutputFactors,
+    registered,
+)
 from tf_kfgn.factors.kfac import KFACEstimator
 from tf_kfgn.factors.kflr import KFLREstimator
 from tf_kfgn.factors.kfra import KFRAEstimator
@@ -14,6 +20,7 @@ __all__ = [
     "KFLREstimator",
     "KFRAEstimator",
     "KroneckerFactors",
+    "OutputFactors",
     "random_signs",
     "registered",
 ]

@@ -13,7 +13,7 @@ from typing_extensions import override
 from tf_kfgn import replicas
 from tf_kfgn.factors.correlation import square_of_sums
 from tf_kfgn.factors.demand import Demand, cotangent_size
-from tf_kfgn.factors.estimator import FactorEstimator, OutputCurvature, Uses, num_used_positions
+from tf_kfgn.factors.estimator import FactorEstimator, OutputFactors, Uses, num_used_positions
 from tf_kfgn.numerics.moments import batch_size
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.operations.parametrised import ParametrisedOperation
@@ -149,10 +149,10 @@ class CotangentEstimator(FactorEstimator):
         gradients = replicas.total(found[kept:])
         return found[:kept] + [squared_gradient(g, outputs) for g in gradients]
 
-    def curvature_of(self, parts: list[tf.Tensor], uses: Uses) -> OutputCurvature:
+    def curvature_of(self, parts: list[tf.Tensor], uses: Uses) -> OutputFactors:
         """Sums over columns, by what they are."""
         first, last = len(uses), len(uses) + len(self.correlated(uses))
-        return OutputCurvature(parts[:first], parts[last:], parts[first:last])
+        return OutputFactors(parts[:first], parts[last:], parts[first:last])
 
     def zeros(self, uses: Uses, variables: Sequence[Any]) -> list[tf.Tensor]:
         """Zeros in the shapes of `curvature_of_column`."""

@@ -22,6 +22,7 @@ from tf_kfgn.factors.sharing import (
 )
 from tf_kfgn.numerics.checks import check_choice, check_count
 from tf_kfgn.numerics.precision import at_least_float32
+from tf_kfgn.numerics.sums import ordered_sum
 from tf_kfgn.operations.parametrised import OneHotOperation, ParametrisedOperation
 from tf_kfgn.operations.weight_matrix import WeightMatrix, is_large
 from tf_kfgn.recording.tape import CurvatureTape
@@ -63,7 +64,7 @@ class KroneckerFactors(NamedTuple):
     G: tf.Tensor
 
 
-class OutputCurvature(NamedTuple):
+class OutputFactors(NamedTuple):
     """What an estimator finds behind the layers, all in the order of what it is of.
 
     Attributes:
@@ -196,7 +197,7 @@ class FactorEstimator(abc.ABC):
     @abc.abstractmethod
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> OutputCurvature:
+    ) -> OutputFactors:
         """The factor G of each matrix, and the diagonal of each variable.
 
         Under a strategy diagonals are those of the whole batch. G and the squares of sums are those
@@ -296,7 +297,7 @@ class FactorEstimator(abc.ABC):
         apart = self._of_rows(operations, sharing, dtype, bias_alone=bias_alone)
         if correlation is None:
             return apart
-        sums = tf.add_n([operation.input_sums(dtype) for operation in operations])
+        sums = ordered_sum([operation.input_sums(dtype) for operation in operations])
         return with_sums(apart, sums[..., -1:] if bias_alone else sums, correlation)
 
     def _of_rows(
@@ -315,7 +316,7 @@ class FactorEstimator(abc.ABC):
             products = [operation.input_products(dtype) for operation in operations]
             known = [product for product in products if product is not None]
             if len(known) == len(operations):
-                return tf.add_n(known) / tf.cast(tf.shape(first.input)[0], dtype)
+                return ordered_sum(known) / tf.cast(tf.shape(first.input)[0], dtype)
         rows = tf.concat([operation.input_rows() for operation in operations], axis=1)
         if bias_alone:
             rows = rows[..., -1:]

@@ -20,9 +20,10 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.factors.cotangents import CotangentEstimator
-from tf_kfgn.factors.estimator import OutputCurvature, Uses, registered
+from tf_kfgn.factors.estimator import OutputFactors, Uses, registered
 from tf_kfgn.numerics.checks import check_count, check_seed
 from tf_kfgn.numerics.random import fold_in
+from tf_kfgn.numerics.sums import ordered_sum
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -52,7 +53,7 @@ class KFACEstimator(CotangentEstimator):
     @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> OutputCurvature:
+    ) -> OutputFactors:
         """The factor G of each matrix, and diagonals, from one backward pass for each sample."""
         draws = []
         for output, likelihood in enumerate(tape.likelihoods):
@@ -62,5 +63,5 @@ class KFACEstimator(CotangentEstimator):
                 draws.append(
                     self.curvature_of_column(tape, uses, likelihood.recorded, column, variables)
                 )
-        means = [tf.add_n(parts) / self.num_samples for parts in zip(*draws, strict=True)]
+        means = [ordered_sum(parts) / self.num_samples for parts in zip(*draws, strict=True)]
         return self.curvature_of(means, uses)

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from tf_kfgn import replicas
 from tf_kfgn.factors.cotangents import CotangentEstimator, random_signs
-from tf_kfgn.factors.estimator import OutputCurvature, Uses, num_used_positions, registered
+from tf_kfgn.factors.estimator import OutputFactors, Uses, num_used_positions, registered
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics import random
 from tf_kfgn.numerics.checks import POSITIVE, check_count, check_number, check_seed
@@ -63,7 +63,7 @@ class KFLREstimator(CotangentEstimator):
     @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> OutputCurvature:
+    ) -> OutputFactors:
         """The factor G of each matrix, and diagonals, from one backward pass for each column."""
         totals = self.zeros(uses, variables)
         positions = [num_used_positions(operations) for operations in uses.values()]

@@ -23,7 +23,7 @@ from tf_kfgn.factors.cotangents import squared_gradient
 from tf_kfgn.factors.demand import Demand, Sweep
 from tf_kfgn.factors.estimator import (
     FactorEstimator,
-    OutputCurvature,
+    OutputFactors,
     Uses,
     num_used_positions,
     registered,
@@ -34,6 +34,7 @@ from tf_kfgn.factors.sharing import Reduce, WeightSharing
 from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in
+from tf_kfgn.numerics.sums import ordered_sum
 from tf_kfgn.operations.loop import LoopOperation, RowPairs, StepOperation
 from tf_kfgn.operations.operation import Ends, Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
@@ -118,7 +119,7 @@ class KFRAEstimator(FactorEstimator):
     @override
     def output_curvature(
         self, tape: CurvatureTape, uses: Uses, seed: tf.Tensor, variables: Sequence[Any]
-    ) -> OutputCurvature:
+    ) -> OutputFactors:
         """The factor G of each matrix from the recursion, and sampled diagonals.
 
         Raises:
@@ -134,7 +135,7 @@ class KFRAEstimator(FactorEstimator):
                 total + squared_gradient(gradient, likelihood.outputs)
                 for total, gradient in zip(diagonals, gradients, strict=True)
             ]
-        return OutputCurvature(factors, diagonals, squares)
+        return OutputFactors(factors, diagonals, squares)
 
 
 class _Sweep:
@@ -323,7 +324,7 @@ class _Sweep:
             if id(operation) not in self._inside and (index, index) in self._averages[matrix]:
                 parts.append(square_of_sum_of_averages(self._averages[matrix][index, index]))
         zero = tf.zeros((*matrix.leading, 1, 1), at_least_float32(operations[0].output.dtype))
-        return tf.add_n(parts) if parts else zero
+        return ordered_sum(parts) if parts else zero
 
     def _zero_factor(self, use: ParametrisedOperation, dtype: tf.DType) -> tf.Tensor:
         columns = use.out_features

@@ -32,6 +32,7 @@ import tensorflow as tf
 from typing_extensions import override
 
 from tf_kfgn.numerics.moments import batch_size
+from tf_kfgn.numerics.sums import ordered_sum
 
 Approximation = str | Mapping[str, str]
 
@@ -169,7 +170,7 @@ class Expand(WeightSharing):
     ) -> tf.Tensor:
         """The factor G: the mean over all positions."""
         parts = [factor * count for factor, count in zip(factors, positions, strict=True)]
-        return tf.add_n(parts) / sum(positions)
+        return ordered_sum(parts) / sum(positions)
 
     @override
     def output_factor_of_averages(
@@ -180,7 +181,7 @@ class Expand(WeightSharing):
     ) -> tf.Tensor:
         """The factor G: the mean of the diagonal blocks of the averages."""
         own = [average for (use, other), average in averages.items() if use == other]
-        total = tf.add_n([_block_sum(average, "s", "s") for average in own])
+        total = ordered_sum([_block_sum(average, "s", "s") for average in own])
         return _kept(total, diagonal) / tf.cast(positions, total.dtype)
 
 
@@ -227,7 +228,7 @@ class Reduce(WeightSharing):
     ) -> tf.Tensor:
         """The factor G: the sum."""
         del positions
-        return tf.add_n(list(factors))
+        return ordered_sum(list(factors))
 
     @override
     def output_factor_of_averages(
@@ -238,7 +239,7 @@ class Reduce(WeightSharing):
     ) -> tf.Tensor:
         """The factor G: the sum of all blocks of the averages."""
         del positions
-        return _kept(tf.add_n([_block_sum(a, "s", "t") for a in averages.values()]), diagonal)
+        return _kept(ordered_sum([_block_sum(a, "s", "t") for a in averages.values()]), diagonal)
 
 
 class Correlated(Expand):

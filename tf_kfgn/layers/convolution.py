@@ -22,11 +22,6 @@ from tf_kfgn.operations.taps import Taps
 from tf_kfgn.operations.weight_matrix import AxisOrder, WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
-# Features of a tap along the first axis below which A comes from whole patches. Products of so few
-# columns and so many rows are cheap, and TensorFlow sums them in an order that differs from run to
-# run.
-LEAST_FEATURES = 32
-
 
 class ConvolutionOperation(ParametrisedOperation):
     """The affine part of a convolution; its shared positions are those of the output.
@@ -69,8 +64,6 @@ class ConvolutionOperation(ParametrisedOperation):
     @override
     def input_products(self, dtype: tf.DType) -> tf.Tensor | None:
         if self.matrix.groups is not None or not self.geometry.shares_patches:
-            return None
-        if self.matrix.in_features // self.geometry.kernel_size[0] < LEAST_FEATURES:
             return None
         inputs = tf.cast(self.input, dtype)
         return self.geometry.patch_products(inputs, self.output, ones=self.bias_trainable)

@@ -13,6 +13,7 @@ from tf_kfgn._keras.losses import compiled_losses
 from tf_kfgn.losses.base import Likelihood
 from tf_kfgn.losses.selection import likelihood_of
 from tf_kfgn.losses.sign import is_nonnegative
+from tf_kfgn.numerics.sums import ordered_sum
 
 
 class _LossAtOutput(NamedTuple):
@@ -103,7 +104,7 @@ def loss_value(loss: Any, y: Any, outputs: Any, sample_weight: Any = None) -> tf
         ValueError: If there is no loss.
     """
     losses = _losses_at_outputs(loss, y, outputs, sample_weight)
-    return tf.add_n([at.value(at.outputs) for at in losses])
+    return ordered_sum([at.value(at.outputs) for at in losses])
 
 
 def _losses_at_outputs(

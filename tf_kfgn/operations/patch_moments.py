@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.numerics.sums import ordered_sum
+
 
 class Span(NamedTuple):
     """Positions from `first` to before `end`; none if that is no more."""
@@ -92,5 +94,5 @@ def _products(
     found = {}
     for pair, span in spans.items():
         own = [product for piece, product in products.items() if span.holds(piece)]
-        found[pair] = tf.add_n(own) if own else tf.zeros((features, features), rows.dtype)
+        found[pair] = ordered_sum(own) if own else tf.zeros((features, features), rows.dtype)
     return found

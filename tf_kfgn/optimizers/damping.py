@@ -8,6 +8,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_kfgn import replicas
+from tf_kfgn.numerics.sums import ordered_sum
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.recording.tape import CurvatureTape
@@ -39,7 +40,7 @@ def with_initial_damping(
 
     def mean_diagonal() -> tf.Tensor:
         diagonals = [likelihood.mean_diagonal() for likelihood in tape.likelihoods]
-        return replicas.mean(tf.cast(tf.add_n(diagonals) / len(diagonals), zero.dtype))
+        return replicas.mean(tf.cast(ordered_sum(diagonals) / len(diagonals), zero.dtype))
 
     scale = replicas.conditional(scalars.initial_damping == 0, mean_diagonal, lambda: zero)
     chosen = INITIAL_DAMPING * scale

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.numerics.sums import ordered_sum
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -81,7 +82,7 @@ def quadratic_model(
 
     def damping(i: int, j: int) -> tf.Tensor:
         products = zip(dampings, directions[i], directions[j], strict=True)
-        return tf.add_n([d * tf.cast(tf.reduce_sum(a * b), tau.dtype) for d, a, b in products])
+        return ordered_sum([d * tf.cast(tf.reduce_sum(a * b), tau.dtype) for d, a, b in products])
 
     def curvature(i: int, j: int) -> tf.Tensor:
         return tf.cast(dot(images[i], curved[j]), slope.dtype)
@@ -142,4 +143,4 @@ def dot(left: Vector, right: Vector) -> tf.Tensor:
     """Inner product of two lists of tensors, in the widest of their precisions."""
     products = [tf.reduce_sum(a * b) for a, b in zip(left, right, strict=True)]
     widest = max((product.dtype for product in products), key=lambda dtype: dtype.size)
-    return tf.add_n([tf.cast(product, widest) for product in products])
+    return ordered_sum([tf.cast(product, widest) for product in products])

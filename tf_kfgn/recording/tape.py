@@ -18,6 +18,7 @@ from tf_kfgn._keras.layers import flattened_layers
 from tf_kfgn._keras.scopes import leaving_no_trace
 from tf_kfgn._keras.tapes import current_graph, is_inside, is_recording
 from tf_kfgn.losses import Likelihood, WatchedLoss, resolve_loss
+from tf_kfgn.numerics.sums import ordered_sum
 from tf_kfgn.recording.active import REPLAY, close_tape, following, open_tape
 from tf_kfgn.recording.products import JacobianProducts
 from tf_kfgn.recording.replay import Draw, Replay
@@ -182,7 +183,7 @@ class CurvatureTape(JacobianProducts):
         Returns:
             A scalar: the sum of the losses as Keras reports them, without regularisers.
         """
-        return tf.add_n([watched.value(outputs) for watched in self.watched_losses])
+        return ordered_sum([watched.value(outputs) for watched in self.watched_losses])
 
     @property
     def losses_are_nonnegative(self) -> bool:
@@ -192,7 +193,7 @@ class CurvatureTape(JacobianProducts):
     def watched_value(self) -> tf.Tensor | None:
         """The watched losses of the recorded pass, without regularisers; None without targets."""
         values = [watched.recorded_value() for watched in self.watched_losses]
-        return None if not values or any(v is None for v in values) else tf.add_n(values)
+        return None if not values or any(v is None for v in values) else ordered_sum(values)
 
     @contextlib.contextmanager
     def replaying(self) -> Iterator[None]:
