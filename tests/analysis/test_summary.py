@@ -11,7 +11,8 @@ import tensorflow as tf
 from networks import NETWORKS
 
 import tf_kfgn
-from tf_kfgn.analysis.cost import cost_against_gradient
+from tf_kfgn.analysis.cost import block_cost, cost_against_gradient
+from tf_kfgn.blocks.layout import find_blocks
 
 
 def model():
@@ -113,6 +114,19 @@ def test_by_hand_for_one_layer():
     larger = (factors / 2 + (inverses / 4 + preconditioning) / 100) / gradient
     assert large["work"] == pytest.approx(larger + 5 / 3 / 4)
     assert row["state_mib"] == pytest.approx(4 * (2 * (100 + 16) + 3 * 40) / 2**20)
+
+
+@pytest.mark.parametrize(
+    "strides, most, expected",
+    [(1, None, 2 * 8 * 16 * 19**2 / 3), (2, None, 2 * 8 * 4 * 19**2), (1, 8, 2 * 8 * 16 * 19)],
+)
+def test_products_that_patches_share_are_counted_once(strides, most, expected):
+    layer = keras.layers.Conv2D(4, 3, strides=strides)
+    small = tf_kfgn.enable_curvature(keras.Sequential([keras.Input((6, 6, 2)), layer]))
+    with tf_kfgn.CurvatureTape() as tape:
+        small(tf.ones((8, 6, 6, 2)))
+    [block] = find_blocks(small.trainable_variables, most)
+    assert block_cost(block, tape.operations[:1], 8).input_factor == pytest.approx(expected)
 
 
 def test_hessian_free_has_blocks_only_to_precondition(capsys):

@@ -35,7 +35,7 @@ class BlockCost(NamedTuple):
 
     forward: int
     gradient: int
-    input_factor: int
+    input_factor: float
     inverses: int
     preconditioning: int
 
@@ -79,10 +79,12 @@ def block_cost(
     one_hot = block.matrix.one_hot  # a row of the matrix is looked up
     forward = 2 * positions * groups * (1 if one_hot else rows) * columns
     moment = 1 if one_hot else 2 * groups * rows * A[-1]
+    dense = A[-1] > 1
+    moments = sum(use.shared * moment / (use.equal_products if dense else 1) for use in uses)
     return BlockCost(
         forward=forward,
         gradient=3 * batch_size * forward,
-        input_factor=batch_size * positions * moment,
+        input_factor=batch_size * moments,
         inverses=2 * block.inversion_cost,
         preconditioning=2 * groups * rows * columns * (A[-1] + G[-1]),
     )

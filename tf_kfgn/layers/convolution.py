@@ -61,9 +61,18 @@ class ConvolutionOperation(ParametrisedOperation):
         rows = tf.transpose(apart, (0, 1, 3, 2, 4))
         return tf.reshape(rows, (-1, self.shared, groups, self.matrix.in_features))
 
+    @property
+    def _shares_patches(self) -> bool:
+        return self.matrix.groups is None and self.geometry.shares_patches
+
+    @property
+    @override
+    def equal_products(self) -> int:
+        return self.geometry.kernel_size[0] if self._shares_patches else 1
+
     @override
     def input_products(self, dtype: tf.DType) -> tf.Tensor | None:
-        if self.matrix.groups is not None or not self.geometry.shares_patches:
+        if not self._shares_patches:
             return None
         inputs = tf.cast(self.input, dtype)
         return self.geometry.patch_products(inputs, self.output, ones=self.bias_trainable)

@@ -125,6 +125,11 @@ class ParametrisedOperation(LinearOperation, abc.ABC):
         del dtype
         return None
 
+    @property
+    def equal_products(self) -> int:
+        """How many products of features are equal, of which `input_products` computes one."""
+        return 1
+
     def input_sums(self, dtype: tf.DType) -> tf.Tensor:
         """`input_rows`, summed over the used positions: `(batch_size, [groups,] features)`.
 
