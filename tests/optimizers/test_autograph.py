@@ -5,6 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import keras
+import tensorflow as tf
+
+import tf_kfgn
+
 LOOP = """
 import sys
 import keras, numpy as np, tensorflow as tf, tf_kfgn
@@ -59,3 +64,25 @@ def test_autograph_says_nothing_of_a_custom_loop(tmp_path):
     words = ("autograph", "could not transform", "converting", "tf_kfgn")
     complaints = [one for one in run.stderr.splitlines() if any(w in one.lower() for w in words)]
     assert not complaints
+
+
+def test_autograph_does_not_convert_what_belongs_to_losses_and_casts(capfd):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    tf_kfgn.enable_curvature(model)
+    loss_fn = keras.losses.CategoricalCrossentropy(from_logits=True)
+
+    @tf.function
+    def step(x, y):
+        with tf_kfgn.CurvatureTape() as tape:
+            outputs = model(x, training=True)
+            tape.watch_loss(loss_fn, y, outputs)
+        return outputs
+
+    tf.autograph.set_verbosity(1, alsologtostdout=True)
+    try:
+        step(tf.ones((2, 4)), tf.one_hot([0, 1], 3))
+    finally:
+        tf.autograph.set_verbosity(0)
+    calls = [one for one in capfd.readouterr().out.splitlines() if one.startswith("Converted call")]
+    assert any("step" in call for call in calls) and any("watch_model" in call for call in calls)
+    assert not [call for call in calls if "resolve_loss" in call or "map_structure" in call]

@@ -23,7 +23,7 @@ from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
 
 # Methods whose counts differ by less cost about the same: measured, what this chooses takes at most
-# 1.1 times as long as the fastest (docs/choosing.md).
+# 1.2 times as long as the fastest (docs/choosing.md).
 ABOUT_THE_SAME = 1.15
 
 # Memory for new factors, beside what is remembered, that is not worth a method's advantages.

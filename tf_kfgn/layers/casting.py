@@ -29,6 +29,7 @@ class RecordsCasts(Swapped):
 NESTED_MODELS = Role(RecordsCasts)
 
 
+@tf.autograph.experimental.do_not_convert
 def record_casts(
     tape: Any, layer: keras.layers.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -96,6 +96,7 @@ class CurvatureTape(JacobianProducts):
         if all(model is not known for known in self._models):
             self._models.append(model)
 
+    @tf.autograph.experimental.do_not_convert  # all that a loss calls takes seconds to convert
     def watch_loss(self, loss: Any, y: Any, outputs: Any, sample_weight: Any = None) -> None:
         """Watch the curvature of a loss with respect to the outputs of the recorded pass.
 
