@@ -65,9 +65,9 @@ def test_a_peer_answers_and_its_prints_and_errors_are_no_answers(echo, tmp_path)
     with pytest.raises(PeerError, match="ValueError: no any"):
         echo.ask("check", net="any")
     calls = echo.ask("time", net="any", name="gradient", seconds=0.05)
-    clocks = [clock for clock, _ in calls]
+    clocks, cpu = zip(*calls, strict=True)
     assert sum(clocks) >= 0.05 > sum(clocks[:-1])
-    assert all(clock >= 0.01 and clock > cpu for clock, cpu in calls)  # it slept
+    assert min(clocks) >= 0.009 and sum(cpu) < sum(clocks)  # it slept; clocks have ticks
 
 
 def test_a_peer_that_ends_or_takes_too_long_is_started_again(echo):
