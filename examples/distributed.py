@@ -85,8 +85,7 @@ def make_model() -> Any:
     ]
     model = tf_kfgn.enable_curvature(keras.Sequential([keras.Input((64,)), *layers]))
     # Step size and momentum of all examples of a batch; else each replica takes its own first ones.
-    # And all inverses after each estimate of factors; else one device makes them in turns.
-    optimizer = tf_kfgn.KFRA(model_fraction=1.0, inverse_period=5)
+    optimizer = tf_kfgn.KFRA(model_fraction=1.0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=optimizer, loss=loss)
     return model

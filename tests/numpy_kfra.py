@@ -22,7 +22,7 @@ class NumpyKFRA:
         self.gradient_decay, self.overshoot = gradient_decay, overshoot
         self.model_fraction, self.curvature_decay = model_fraction, curvature_decay
         self.factor_period, self.inverse_period = factor_period, inverse_period
-        self.t = self.k = 0
+        self.t = self.k = self.age = 0
         self.A = [np.zeros((len(w), len(w))) for w in weights]
         self.G = [np.zeros((w.shape[1], w.shape[1])) for w in weights]
         self.inverses = [None] * len(weights)
@@ -81,25 +81,21 @@ class NumpyKFRA:
                     kernel = self.W[i][:-1]
                     G = (kernel @ G @ kernel.T) * (slopes[i].T @ slopes[i] / N)
 
-        # Inverses: of all layers, or of those whose turn it is.
-        early = self.t < self.inverse_period and self.t % self.factor_period == 0
-        every = early or self.tau > 2 * self.inverted
-        turns = self.turns()
-        now = [(turn * self.factor_period + (self.factor_period > 1)) % self.inverse_period
-               == self.t % self.inverse_period and self.t >= self.inverse_period
-               for turn in range(max(turns) + 1)]  # fmt: skip
-        if every or all(now):
+        # Inverses.
+        estimates = self.t % self.factor_period == 0
+        early = self.t < self.inverse_period and estimates
+        old = self.age >= self.inverse_period and (not estimates or self.factor_period == 1)
+        if early or old or self.tau > 2 * self.inverted:
             self.inverted = self.tau
-        elif any(now):
-            self.inverted = min(self.inverted, self.tau)
-        damping = self.tau + 2 * self.l2
-        for i, (A, G) in enumerate(zip(self.A, self.G, strict=True)):
-            if every or now[turns[i]]:
+            damping = self.tau + 2 * self.l2
+            for i, (A, G) in enumerate(zip(self.A, self.G, strict=True)):
                 pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
                 self.inverses[i] = (
                     np.linalg.inv(A + pi * np.sqrt(damping) * np.eye(len(A))),
                     np.linalg.inv(G + np.sqrt(damping) / pi * np.eye(len(G))),
                 )
+            self.age = 0
+        self.age += 1
 
         # The average of the gradients, as far as batches disagree.
         beta = min(1 - 1 / max(self.R, 1), self.gradient_decay)
@@ -187,16 +183,6 @@ class NumpyKFRA:
         self.usual_objective = (self.usual_objective or before) ** 0.5 * before**0.5
         self.tau = max(self.tau, self.floor)
         self.t += 1
-
-    def turns(self):
-        """In which turn each layer is inverted: the dearest first, to the turn with the least."""
-        count = min(len(self.W), max(1, self.inverse_period // self.factor_period))
-        loads, turns = [0] * count, [0] * len(self.W)
-        costs = [len(A) ** 3 + len(G) ** 3 for A, G in zip(self.A, self.G, strict=True)]
-        for i in sorted(range(len(costs)), key=lambda i: -costs[i]):
-            turns[i] = int(np.argmin(loads))
-            loads[turns[i]] += costs[i]
-        return turns
 
     def jacobian_product(self, inputs, slopes, direction):
         """Change of the outputs along a direction in the weights."""

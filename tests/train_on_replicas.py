@@ -34,7 +34,7 @@ import numpy as np
 import tf_kfgn
 
 BATCHES, BATCH_SIZE, UPDATES = 5, 16, 20
-SETTINGS = {"factor_period": 2, "inverse_period": 3, "damping_period": 2}
+SETTINGS = {"factor_period": 2, "inverse_period": 4, "damping_period": 2}
 SENDING: dict[str, dict[str, Any]] = {
     # With little damping a small difference grows too fast on batches of 16 to say anything.
     "bfloat16": {"sharding": None, "communication_dtype": "bfloat16", "damping": 0.3},

@@ -12,7 +12,6 @@ import tensorflow as tf
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.diagonal import DiagonalBlock
 from tf_kfgn.blocks.kronecker import KroneckerBlock
-from tf_kfgn.blocks.turns import turns_of
 from tf_kfgn.operations.marks import mark_of, matrix_of
 from tf_kfgn.operations.weight_matrix import WeightMatrix
 
@@ -25,22 +24,17 @@ class Layout:
         variables: Trainable variables.
         blocks: Blocks that together hold every weight once.
         l2: η of each variable, see `l2_coefficient`.
-        turns: Positions of the blocks that are inverted together, see `turns_of`.
     """
 
     variables: list[Any]
     blocks: list[Block]
     l2: list[float]
-    turns: list[list[int]]
 
     @classmethod
-    def of(
-        cls, variables: Sequence[Any], max_factor_size: int | None = None, most_turns: int = 1
-    ) -> Layout:
-        """Find the blocks of variables from their marks; see `find_blocks` and `turns_of`."""
+    def of(cls, variables: Sequence[Any], max_factor_size: int | None = None) -> Layout:
+        """Find the blocks of variables from their marks; see `find_blocks`."""
         blocks = find_blocks(variables, max_factor_size)
-        l2 = [l2_coefficient(variable) for variable in variables]
-        return cls(list(variables), blocks, l2, turns_of(blocks, most_turns))
+        return cls(list(variables), blocks, [l2_coefficient(v) for v in variables])
 
     @property
     def diagonal_variables(self) -> list[Any]:

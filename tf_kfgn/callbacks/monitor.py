@@ -165,7 +165,7 @@ class CurvatureMonitor(keras.callbacks.Callback):
         seconds = self._clock() - self._batch_start
         self._last = after
         if self.model.steps_per_execution == 1:
-            self._times.add(parts_between(before, after, self._gauss_newton), seconds)
+            self._times.add(parts_between(before, after, self._gauss_newton.settings), seconds)
         if after.iteration // self.frequency > before.iteration // self.frequency:
             values = {name: getattr(after.scalars, name) for name in RECORDED}
             for name, value in {"update": after.iteration, **values}.items():

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_kfgn.optimizers import GaussNewton
-from tf_kfgn.optimizers.curvature import factors_due, turns_due
+from tf_kfgn.optimizers.curvature import factors_due
 from tf_kfgn.optimizers.memory import Memory, Scalars
+from tf_kfgn.optimizers.settings import Settings
 
 
 class Snapshot(NamedTuple):
@@ -36,38 +37,30 @@ class Parts(NamedTuple):
 
     Attributes:
         factors: Whether new factors were estimated.
-        inverses: How much of the damped factors was inverted: the part of the work, from 0 to 1.
+        inverses: Whether the damped factors were inverted.
         comparison: Whether the objective was measured once more, after the step or before the last.
     """
 
     factors: bool
-    inverses: float
+    inverses: bool
     comparison: bool
 
 
-def parts_between(before: Snapshot, after: Snapshot, optimizer: GaussNewton) -> Parts | None:
-    """What ran between two snapshots, or None if that was not one update in which all went well.
+def parts_between(before: Snapshot, after: Snapshot, settings: Settings) -> Parts | None:
+    """What ran between two snapshots, or None if that was not one finite update.
 
     Args:
         before: Snapshot before the update.
         after: Snapshot after it.
-        optimizer: Built, if it has made an update.
+        settings: The optimizer's settings.
     """
-    old, new, settings = before.scalars, after.scalars, optimizer.settings
-    if after.iteration != before.iteration + 1:
-        return None
-    if new.nonfinite_steps > old.nonfinite_steps or new.failed_inversions > old.failed_inversions:
+    old, new = before.scalars, after.scalars
+    if after.iteration != before.iteration + 1 or new.nonfinite_steps > old.nonfinite_steps:
         return None
     memory = Memory([], [], old, [], [])
-    layout = optimizer.layout
-    due = turns_due(settings, len(layout.turns), before.iteration)
-    costs = [
-        sum(layout.blocks[place].inversion_cost for place in places) for places in layout.turns
-    ]
-    in_turn = sum(cost for cost, now in zip(costs, due, strict=True) if now)
     return Parts(
         factors=bool(factors_due(settings, memory, before.iteration)),
-        inverses=1.0 if new.inverse_age == 1 else in_turn / max(sum(costs), 1),
+        inverses=new.inverse_age == 1 or new.failed_inversions > old.failed_inversions,
         comparison=new.comparisons > old.comparisons,
     )
 

@@ -46,7 +46,7 @@ class UpdateTimes:
             self._updates.append((parts, seconds))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds that each of `PARTS` takes whenever it runs; `inverses`: of all blocks together.
+        """Seconds that each of `PARTS` takes whenever it runs.
 
         At least `ENOUGH` updates that did the same give a median; over these, each weighted with
         the number of its updates, least squares give the parts. A difference below zero is noise,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -102,79 +102,42 @@ def with_factors(
     return memory._replace(blocks=states).with_scalars(factor_updates=updates)
 
 
-def turns_due(settings: Settings, count: int, iteration: tf.Tensor) -> list[tf.Tensor]:
-    """For each of some turns whether its blocks are inverted in this update, be it nothing else.
-
-    Each is one after an estimate of factors, so that no update has both, and once in
-    `inverse_period` updates; the first of these have inversions of their own.
-    """
-    later = iteration >= settings.inverse_period
-    after_estimate = int(settings.factor_period > 1)
-    starts = [turn * settings.factor_period + after_estimate for turn in range(count)]
-    period = settings.inverse_period
-    return [later & (iteration % period == start % period) for start in starts]
-
-
 def with_inverses(
     settings: Settings, layout: Layout, memory: Memory, iteration: tf.Tensor
 ) -> Memory:
-    """Invert the blocks whose turn it is; with each early estimate and after a failure all of them.
+    """On the inverse period, with each early estimate and after a failure, invert every block.
 
-    And all when the damping has grown `STALE` times since an inversion: the steps of less damped
-    inverses have just proved too long. A failure raises the damping, and the next update tries
-    again.
+    And when the damping has grown `STALE` times since the last inversion: the steps of less
+    damped inverses have just proved too long. A failure raises the damping, and the next update
+    tries again. An update that estimates factors leaves the periodic inversion to the next one, so
+    that none is much longer than the others.
     """
     states, scalars = memory.blocks, memory.scalars
-    early = (iteration < settings.inverse_period) & (iteration % settings.factor_period == 0)
+    estimates = iteration % settings.factor_period == 0
+    early = (iteration < settings.inverse_period) & estimates
+    missing, old = scalars.inverse_age == 0, scalars.inverse_age >= settings.inverse_period
+    if settings.factor_period > 1:
+        old &= ~estimates
     outgrown = scalars.damping > STALE * scalars.inverted_damping
-    every = (scalars.inverse_age == 0) | early | outgrown
-    known = scalars.factor_updates > 0
-    due = [(every | turn) & known for turn in turns_due(settings, len(layout.turns), iteration)]
-    dampings = layout.block_dampings(scalars.damping)
-    inverses: list[Sequence[tf.Tensor]] = [*collection.inverses(layout.blocks, states)]
-    failures = tf.zeros((), tf.int64)
-    for places, turn in zip(layout.turns, due, strict=True):
-        renewed, failed = _inverted_where(turn, settings, layout, states, dampings, places)
-        failures += failed
-        for place, new in zip(places, renewed, strict=True):
-            inverses[place] = new
-
-    states = collection.assembled(
-        layout.blocks, collection.estimates(layout.blocks, states), inverses
-    )
-    all_due, any_due = tf.reduce_all(due), tf.reduce_any(due)
-    least = tf.minimum(scalars.damping, scalars.inverted_damping)
-    age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
-    return memory._replace(blocks=states).with_scalars(
-        damping=tf.where(failures > 0, scalars.damping * RETRY, scalars.damping),
-        inverted_damping=tf.where(
-            all_due, scalars.damping, tf.where(any_due, least, scalars.inverted_damping)
-        ),
-        inverse_age=tf.where(all_due, tf.ones_like(age), age) * tf.cast(failures == 0, age.dtype),
-        failed_inversions=scalars.failed_inversions + failures,
-    )
-
-
-def _inverted_where(
-    due: tf.Tensor,
-    settings: Settings,
-    layout: Layout,
-    states: States,
-    dampings: Sequence[tf.Tensor],
-    places: Sequence[int],
-) -> tuple[Estimates, tf.Tensor]:
-    """Inverses of some blocks, new ones where due, and how many of them failed."""
-    blocks = [layout.blocks[place] for place in places]
-    old = [states[place] for place in places]
+    due = (missing | early | old | outgrown) & (scalars.factor_updates > 0)
+    kept = collection.inverses(layout.blocks, states)
 
     def inverted() -> tuple[Estimates, tf.Tensor]:
-        of_blocks = [dampings[place] for place in places]
-        renewed, failures = invert_in_shares(blocks, old, of_blocks, settings.sharding)
-        return collection.inverses(blocks, renewed), failures
+        dampings = layout.block_dampings(scalars.damping)
+        renewed, failures = invert_in_shares(layout.blocks, states, dampings, settings.sharding)
+        return collection.inverses(layout.blocks, renewed), failures
 
-    kept = collection.inverses(blocks, old), tf.zeros((), tf.int64)
-    found: tuple[Estimates, tf.Tensor] = replicas.conditional(due, inverted, lambda: kept)
-    return found
+    inverses, failures = replicas.conditional(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))
+    averages = collection.estimates(layout.blocks, states)
+    states = collection.assembled(layout.blocks, averages, inverses)
+    failed = failures > 0
+    age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
+    return memory._replace(blocks=states).with_scalars(
+        damping=tf.where(failed, scalars.damping * RETRY, scalars.damping),
+        inverted_damping=tf.where(due, scalars.damping, scalars.inverted_damping),
+        inverse_age=tf.where(due, tf.cast(~failed, tf.int64), age),
+        failed_inversions=scalars.failed_inversions + failures,
+    )
 
 
 def with_mean_factors(

@@ -264,7 +264,7 @@ class HessianFree(GaussNewton):
     def new_memory(self, layout: Layout) -> SearchVariables:
         """Create the variables that hold the state; plain CG has no blocks."""
         if self.preconditioner is None:
-            layout = Layout(layout.variables, [], layout.l2, [])
+            layout = Layout(layout.variables, [], layout.l2)
         return SearchVariables(self, layout, self.settings, warm_start=self.search.warm_start > 0)
 
     @override

@@ -33,10 +33,9 @@ class Scalars(NamedTuple):
         usual_deviation: Running mean of the deviation of its logarithm.
         initial_objective: Its first value; 0 until it is known.
         last_moved: 1 if the last update moved the weights by `previous_step`, else 0.
-        inverted_damping: The least τ of an inversion since every block was inverted at once.
+        inverted_damping: τ of the last inversion.
         factor_updates: How often new factors entered the averages.
-        inverse_age: Updates since every block was inverted at once; 0 where the next update does
-            so, since there are no inverses or one has failed.
+        inverse_age: Updates since every inverse was renewed without a failure.
         rejected_steps: Updates that left the weights as they were.
         nonfinite_steps: Those among them that were not finite, or led to an objective that was not.
         failed_inversions: Blocks that kept their last good inverse, summed over updates.

@@ -76,15 +76,6 @@ class Settings:
         """Whether both α and μ minimise the model."""
         return self.step_size is None and self.momentum is None
 
-    def most_turns(self, replicas: int) -> int:
-        """How many turns blocks may be inverted in: one after each estimate of factors.
-
-        Args:
-            replicas: How many there are. Where they share the work, all is done in one turn.
-        """
-        shared = replicas > 1 and self.sharding is not None
-        return 1 if shared else max(1, self.inverse_period // self.factor_period)
-
     def fraction_for_model(self, batch_size: int | None, rows: int = 1) -> float:
         """The part of a batch that the quadratic model is formed of.
 

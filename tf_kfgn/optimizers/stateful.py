@@ -78,9 +78,7 @@ class Stateful(HookedOptimizer):
                 "Use the dtype policy 'mixed_float16' or 'mixed_bfloat16', whose weights are "
                 "float32."
             )
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        most_turns = self.settings.most_turns(replicas)
-        layout = Layout.of(variables, self.estimator.max_factor_size, most_turns)
+        layout = Layout.of(variables, self.estimator.max_factor_size)
         # Where a function is being traced, variables must not belong to its graph.
         traced = tf.inside_function() and not tf.distribute.has_strategy()
         with tf.init_scope() if traced else contextlib.nullcontext():
