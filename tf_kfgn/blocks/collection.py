@@ -102,10 +102,7 @@ def precondition(
         tensors: One tensor for each variable of the optimizer.
     """
     pieces = preconditioned_pieces(blocks, states, tensors)
-    return [
-        ordered_sum(found) if len(found) > 1 else (found or [tensor])[0]
-        for found, tensor in zip(pieces, tensors, strict=True)
-    ]
+    return [ordered_sum(found or [tensor]) for found, tensor in zip(pieces, tensors, strict=True)]
 
 
 def preconditioned_pieces(

@@ -17,6 +17,8 @@ def ordered_sum(terms: Sequence[tf.Tensor]) -> tf.Tensor:
     Args:
         terms: At least one.
     """
-    if len(terms) <= 2:
+    if len(terms) == 1:
+        return terms[0]
+    if len(terms) == 2:
         return tf.add_n(list(terms))
     return tf.reduce_sum(tf.stack(terms), axis=0)
