@@ -31,12 +31,12 @@ class NumpyKFRA:
         self.alpha = self.mu = self.rho = 0.0
         self.R, self.trust = 0.0, 1.0  # R is not known yet
         self.agreement = self.usual_overshoot = 0.0
+        self.uphill = self.usual_reserve_slope = self.usual_promise = 0.0
         self.reserve = [np.zeros_like(w) for w in weights]
         self.n = 0
         self.own = self.usual_curved = self.usual_objective = 0.0
-        self.bounded = self.averaged = self.compared = self.shortened = (
-            0  # how often, for the tests
-        )
+        # How often, for the tests.
+        self.bounded = self.averaged = self.compared = self.shortened = self.given_up = 0
 
     def forward(self, x, W):
         """Inputs of each layer with their 1, and the outputs."""
@@ -131,6 +131,11 @@ class NumpyKFRA:
             shorter = min(1, 1.5 * fall / (c @ M @ c), room / fall)
             self.bounded += shorter < 1
             c = c * shorter
+        # A promise of this batch that is no outlier.
+        promise = max(-c @ [dot(gradient, b) for b in basis], 0) / room
+        assert promise <= 10 * (self.usual_promise or promise)
+        if promise > 0:
+            self.usual_promise = (self.usual_promise or promise) ** 0.8 * promise**0.2
         self.shortened += self.trust < 1
         share = min(self.trust, 1 - beta)
         held = [(1 - share) * (c[0] * d + c[1] * p) for d, p in zip(*basis, strict=True)]
@@ -173,9 +178,17 @@ class NumpyKFRA:
             elif self.rho < 0.25:
                 self.tau /= factor
         # What was held back comes in, after the comparison: 1 / (n + 1) of it with the n-th step.
+        # As far as it leads up, on this batch and those before, a part of it is given up.
         self.n += 1
         share = 1 / (self.n + 1)
-        pool = [r + h for r, h in zip(self.reserve, held, strict=True)]
+        slope = dot(gradient, self.reserve)
+        self.usual_reserve_slope = 0.9 * (self.usual_reserve_slope or abs(slope)) + 0.1 * abs(slope)
+        if slope:
+            vote = np.clip(slope / self.usual_reserve_slope, -1, 1)
+            self.uphill = 0.8 * self.uphill + 0.2 * vote
+        left = np.exp(-0.1 * max(self.uphill, 0) ** 2)
+        self.given_up += left < 1
+        pool = [left * r + h for r, h in zip(self.reserve, held, strict=True)]
         self.W = [w + share * p for w, p in zip(self.W, pool, strict=True)]
         self.reserve = [(1 - share) * p for p in pool]
         old = self.usual_curved or curved

@@ -118,7 +118,7 @@ def test_a_step_that_the_next_batch_finds_bad_is_taken_back(optimizer):
     for actual, expected in zip(joint_weights(model), good, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-11)
     assert int(model.optimizer.rejected_steps) == rejected + 1
-    assert float(model.optimizer.damping) == pytest.approx(2 * tau)
+    assert float(model.optimizer.damping) == pytest.approx(damping.RETRY * tau)
     # Nothing of the bad weights' gradient and objective is learnt.
     assert float(scalars.usual_objective) == usual
     for actual, expected in zip(model.optimizer.memory.mean_gradient, mean, strict=True):

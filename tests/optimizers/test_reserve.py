@@ -16,6 +16,7 @@ import tf_kfgn
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.objective import is_unusual, stands_out
 from tf_kfgn.optimizers.reserve import (
+    LOSS,
     SURPRISES,
     started_anew,
     with_held_back,
@@ -33,10 +34,14 @@ def empty_memory(size=3, keeps=True):
     return Memory([], [], scalars, [], [tf.zeros(size, tf.float64)] if keeps else [])
 
 
-def moved(memory, weights, step, beta, taken=True, moving=True):
+def moved(memory, weights, step, beta, taken=True, moving=True, slope=0.0):
     """The weights after a step of which the part β is held back, and the memory of it."""
     step = [tf.constant((1 - beta) * step)]
-    proposal = SimpleNamespace(step=step, held_back=tf.constant(beta / (1 - beta), tf.float64))
+    proposal = SimpleNamespace(
+        step=step,
+        held_back=tf.constant(beta / (1 - beta), tf.float64),
+        reserve_slope=tf.constant(slope, tf.float64),
+    )
     after = with_held_back(memory, proposal, [moving])
     if taken:
         weights = with_release(after, [weights + step[0] if moving else weights])[0]
@@ -68,6 +73,35 @@ def test_nothing_that_is_held_back_is_lost_when_beta_changes():
         whole += step
         memory, weights = moved(memory, weights, step, beta)
         np.testing.assert_allclose(weights + memory.reserve[0], whole, rtol=1e-12)
+
+
+def test_what_leads_up_again_and_again_is_given_up_and_what_leads_down_is_kept():
+    def whole(slopes):
+        """Where the weights will be once all is in, after steps of 1."""
+        memory, weights = moved(empty_memory(), tf.zeros(3, tf.float64), np.ones(3), 0.9)
+        for slope in slopes:
+            memory, weights = moved(memory, weights, np.zeros(3), 0.9, slope=slope)
+        return float((weights + memory.reserve[0])[0]), memory
+
+    assert whole([-1.0] * 40)[0] == pytest.approx(1, rel=1e-12)
+    assert whole([0.0] * 40)[0] == pytest.approx(1, rel=1e-12)
+    up = [whole([scale] * 40)[0] for scale in (1.0, 1e-9)]
+    assert up[0] == pytest.approx(up[1], rel=1e-9)  # whatever the objective's unit
+    assert up[0] < 0.6
+    # Signs that change say nothing.
+    assert whole([1.0, -1.0] * 20)[0] > 0.99
+    # The first vote moves the agreement by a fifth.
+    one = whole([1.0])[1]
+    assert float(one.scalars.uphill) == pytest.approx(0.2)
+    kept = math.exp(-LOSS * 0.2**2)
+    np.testing.assert_allclose(one.reserve[0], 0.45 * 2 / 3 * kept, rtol=1e-12)
+
+
+def test_a_step_that_is_not_taken_gives_nothing_up():
+    memory, weights = moved(empty_memory(), tf.zeros(3, tf.float64), np.ones(3), 0.5)
+    later, _ = moved(memory, weights, np.ones(3), 0.5, taken=False, slope=1.0)
+    np.testing.assert_array_equal(later.reserve[0], memory.reserve[0])
+    assert float(later.scalars.uphill) == float(later.scalars.usual_reserve_slope) == 0
 
 
 def test_whole_steps_are_taken_where_batches_agree():

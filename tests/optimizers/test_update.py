@@ -50,6 +50,7 @@ def test_updates_equal_the_numpy_transcription(damping):
     assert plain.shortened > 2  # steps were shortened, since batches told that they were too long
     assert all(np.abs(r).max() > 0 for r in plain.reserve)  # and parts of steps are held back
     assert plain.bounded > 0  # the bound held some steps back
+    assert plain.given_up > 2  # what was held back led up
     assert plain.compared == 10 + 3 == len(set(ratios))  # early ones, and then every third
 
 

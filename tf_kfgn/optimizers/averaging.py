@@ -56,6 +56,34 @@ def averaged_gradient(
     ]
 
 
+def with_less_of(
+    settings: Settings,
+    memory: Memory,
+    mean: list[tf.Tensor],
+    gradient: Sequence[tf.Tensor],
+    share: tf.Tensor,
+) -> list[tf.Tensor]:
+    """ḡ as if only a share of the last gradient had entered it.
+
+    Args:
+        settings: The optimizer's settings.
+        memory: Its memory, before the gradient has entered.
+        mean: ḡ, after it has.
+        gradient: g.
+        share: What it is multiplied with; 1 changes nothing, and costs nothing.
+    """
+    if not memory.mean_gradient:
+        return []
+
+    def less() -> list[tf.Tensor]:
+        beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
+        too_much = (1 - beta) * (1 - share)
+        pairs = zip(mean, gradient, strict=True)
+        return [m - tf.cast(too_much, m.dtype) * g for m, g in pairs]
+
+    return tf.cond(share < 1, less, lambda: mean)
+
+
 def weight_of_old(noise_ratio: tf.Tensor, limit: float) -> tf.Tensor:
     """`min(1 - 1/R, limit)`; 0 until R is known."""
     return tf.minimum(1 - 1 / tf.maximum(noise_ratio, 1), tf.constant(limit, noise_ratio.dtype))

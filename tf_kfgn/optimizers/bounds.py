@@ -9,6 +9,11 @@ far away. Two facts bound the step `δ` along its own line, where the model chan
   `MOST_OF_OBJECTIVE` of it;
 - beyond twice the minimiser the model itself predicts a rise, so that a learning rate above 1
   lengthens the step to at most `OVERRELAXATION` times the minimiser.
+
+And one fact about batches: the part of the objective that steps promise changes slowly. A batch
+whose own gradient promises `OUTLYING` times as much as usual has an example in it that no curvature
+explains, for instance of an exponential penalty, which has none. Its step is shortened to that, and
+its gradient enters the average (`averaging`) with as much less weight.
 """
 
 from __future__ import annotations
@@ -24,6 +29,13 @@ OVERRELAXATION = 1.5
 
 # A batch with a larger objective than this many times the usual one is not like the others.
 UNUSUAL = 10.0
+
+
+# A promise of more than this many times the usual one is not kept.
+OUTLYING = 10.0
+
+# Weight of the old usual promise when a new one comes.
+_DECAY = 0.8
 
 
 def within_bounds(
@@ -65,3 +77,45 @@ def room_below(memory: Memory, batch: Batch, objective: tf.Tensor | None) -> tf.
         return MOST_OF_OBJECTIVE * tf.maximum(magnitude, tf.abs(scalars.initial_objective))
     usual = UNUSUAL * scalars.usual_objective
     return MOST_OF_OBJECTIVE * tf.where(usual > 0, tf.minimum(magnitude, usual), magnitude)
+
+
+def promised(fall: tf.Tensor, room: tf.Tensor | None) -> tf.Tensor:
+    """What a step promises, in units of what it may: 0 if nothing, or if nothing is known of that.
+
+    Args:
+        fall: The fall of the batch's own objective that is predicted to first order.
+        room: As of `room_below`.
+    """
+    zero = tf.zeros_like(fall)
+    if room is None:
+        return zero
+    promise = tf.math.divide_no_nan(fall, room)
+    return tf.where(tf.math.is_finite(promise), tf.maximum(promise, zero), zero)
+
+
+def share_of_outlier(memory: Memory, promise: tf.Tensor) -> tf.Tensor:
+    """What a step and a gradient are multiplied with: 1, but less where the promise is unusual.
+
+    Args:
+        memory: The optimizer's memory.
+        promise: As of `promised`.
+    """
+    most = OUTLYING * memory.scalars.usual_promise
+    one = tf.ones_like(promise)
+    return tf.where((most > 0) & (promise > most), most / tf.where(promise > 0, promise, one), one)
+
+
+def with_usual_promise(memory: Memory, promise: tf.Tensor, learns: tf.Tensor) -> Memory:
+    """Mix a promise into the usual one: a geometric mean, which an outlier moves little.
+
+    Args:
+        memory: The optimizer's memory.
+        promise: As of `promised`; passed over if there is none.
+        learns: Whether it counts.
+    """
+    usual = memory.scalars.usual_promise
+    given = learns & (promise > 0)
+    safe = tf.where(given, promise, tf.ones_like(promise))
+    mean = usual**_DECAY * safe ** (1 - _DECAY)
+    mean = tf.where(usual > 0, mean, promise)
+    return memory.with_scalars(usual_promise=tf.where(given, mean, usual))

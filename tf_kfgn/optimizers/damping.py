@@ -22,8 +22,8 @@ MIN_DAMPING = 0.1
 # In units of the initial damping: τ does not grow beyond it by itself.
 MAX_DAMPING = 1e4
 
-# How much a failed inversion, or a step that raised the objective, raises the damping.
-RETRY = 2.0
+# How much a failed inversion, or a prediction that fails altogether, raises the damping.
+RETRY = 3.0
 
 GOOD, BAD = 0.75, 0.25
 

@@ -102,7 +102,7 @@ def log_failures(when: str, updates: int, nonfinite: int, failed: int, optimizer
     if failed > 0:
         _LOGGER.warning(
             "%s: %d inversions of blocks failed in %d updates. Each of these blocks kept its last "
-            "inverse, and the damping was doubled. A larger `min_damping` prevents this.",
+            "inverse, and the damping was raised. A larger `min_damping` prevents this.",
             when,
             failed,
             updates,

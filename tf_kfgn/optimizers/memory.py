@@ -26,11 +26,15 @@ class Scalars(NamedTuple):
         trust: The largest λ, the share of a step taken at once, see `tf_kfgn.optimizers.trust`.
         agreement: Whether the last ones told that steps are too long (-1) or too short (1).
         usual_overshoot: Running mean of `|o c - s|`; 0 until it has been measured.
+        uphill: Whether the reserve led up (1) or down (-1) in the last updates.
+        usual_reserve_slope: Running mean of `|g^T r|`; 0 until it has been measured.
         averaged_steps: n, the steps in the average of `tf_kfgn.optimizers.reserve`.
         surprises: Batches in a row, up to the last, with an objective far above the usual one.
         usual_curvature: Running mean of `1/2 δ^T (C + τ + η) δ`; 0 until a step was made.
         usual_objective: Running mean of the objective; 0 until it is known.
         usual_deviation: Running mean of the deviation of its logarithm.
+        usual_promise: Running mean of the part of it that steps promise, see
+            `tf_kfgn.optimizers.bounds`; 0 until it is known.
         initial_objective: Its first value; 0 until it is known.
         last_moved: 1 if the last update moved the weights by `previous_step`, else 0.
         inverted_damping: τ of the last inversion.
@@ -53,11 +57,14 @@ class Scalars(NamedTuple):
     trust: Any
     agreement: Any
     usual_overshoot: Any
+    uphill: Any
+    usual_reserve_slope: Any
     averaged_steps: Any
     surprises: Any
     usual_curvature: Any
     usual_objective: Any
     usual_deviation: Any
+    usual_promise: Any
     initial_objective: Any
     last_moved: Any
     inverted_damping: Any

@@ -12,9 +12,9 @@ from tf_kfgn import replicas
 from tf_kfgn.blocks.factor import are_finite
 from tf_kfgn.blocks.shares import precondition_in_shares
 from tf_kfgn.numerics.precision import unit_scale
-from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once
+from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once, with_less_of
 from tf_kfgn.optimizers.batch import Batch
-from tf_kfgn.optimizers.bounds import within_bounds
+from tf_kfgn.optimizers.bounds import promised, share_of_outlier, within_bounds
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
@@ -35,6 +35,8 @@ class Proposal(NamedTuple):
         fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before; or NaN.
         fresh_slope: `g^T δ₀`, likewise.
         mean_gradient: ḡ, with this batch's gradient in it; empty where no average is kept.
+        promise: The part of the objective that this batch's own slope promises, see `bounds`.
+        reserve_slope: `g^T r`, towards what is held back; 0 where nothing is.
         held_back: `(1 - λ) / λ`, the part of δ that goes to the reserve, in units of the step.
     """
 
@@ -46,6 +48,8 @@ class Proposal(NamedTuple):
     fresh_curvature: tf.Tensor
     fresh_slope: tf.Tensor
     mean_gradient: list[tf.Tensor]
+    promise: tf.Tensor
+    reserve_slope: tf.Tensor
     held_back: tf.Tensor
 
     @property
@@ -88,6 +92,7 @@ def propose(
     joined = weights.joining.join(preconditioned)
     direction = zero_unless(batch.moving, [-tensor for tensor in joined])
     tape = batch.tape_of_model
+    reserve_slope = slope_of_reserve(memory, batch)
     if tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
         coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
@@ -101,6 +106,8 @@ def propose(
             fresh_curvature=tf.constant(math.nan, dtype),
             fresh_slope=scalars.fresh_slope,
             mean_gradient=memory.mean_gradient,
+            promise=tf.constant(0.0, dtype),
+            reserve_slope=reserve_slope,
             held_back=tf.constant(0.0, dtype),
         )
 
@@ -117,11 +124,15 @@ def propose(
     chosen = minimise(model, alpha, mu, MOST_MOMENTUM / scales[1])
     coefficients = learning_rate * chosen
     share = share_taken_at_once(settings, memory)
-    if settings.chooses_step:  # a rate or share below 1 shortens what is within bounds
-        longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
-        coefficients = tf.minimum(learning_rate, 1) * share * longest
     own = batch.gradient if batch.own_gradient is None else batch.own_gradient
     own_model = model._replace(slope=slopes(own, (direction, previous)))
+    promise = tf.zeros_like(learning_rate)
+    if settings.chooses_step:  # a rate or share below 1 shortens what is within bounds
+        longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
+        promise = promised(-tf.tensordot(own_model.slope, longest, 1), room)
+        kept = share_of_outlier(memory, promise)
+        coefficients = tf.minimum(learning_rate, 1) * share * kept * longest
+        gradient = with_less_of(settings, memory, gradient, batch.gradient, kept)
     undamped = model._replace(damping=tf.zeros_like(model.damping))
     return Proposal(
         step=combined(coefficients, direction, previous),
@@ -132,8 +143,19 @@ def propose(
         fresh_curvature=model.curvature[1, 1] / scales[1] ** 2,
         fresh_slope=own_model.slope[1] / scales[1],
         mean_gradient=gradient if memory.mean_gradient else [],
+        promise=promise,
+        reserve_slope=reserve_slope,
         held_back=1 / share - 1,
     )
+
+
+def slope_of_reserve(memory: Memory, batch: Batch) -> tf.Tensor:
+    """`g^T r`; 0 where there is none, or it is not finite."""
+    zero = tf.zeros_like(memory.scalars.damping)
+    if not memory.reserve:
+        return zero
+    slope = tf.cast(dot(batch.gradient, memory.reserve), zero.dtype)
+    return tf.where(tf.math.is_finite(slope), slope, zero)
 
 
 def combined(coefficients: tf.Tensor, first: Vector, second: Vector) -> list[tf.Tensor]:

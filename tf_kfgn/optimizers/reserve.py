@@ -19,6 +19,10 @@ above 1 it is 1/R, as the weight of the newest gradient in its average, and less
 batch says that even this leads nowhere (`trust`). It need not be constant, since all that was held
 back is in r. No horizon has to be known.
 
+A step size that collapses leaves z where it is, and x goes on towards it for ever, wherever it
+lies. So what is held back has to lead down: `g^T r`, the slope towards z, is known at no cost, and
+as far as it is positive again and again a part of r is given up, which brings z nearer to y.
+
 Averaging starts anew, with nothing held back, when the data have changed: after `SURPRISES` batches
 in a row whose objective stands out, or when a step was taken back to where it began.
 """
@@ -33,8 +37,12 @@ from tf_kfgn.numerics.choice import select, zeros_if
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.proposal import Proposal, zero_unless
 from tf_kfgn.optimizers.settings import Settings
+from tf_kfgn.optimizers.votes import heard
 
 SURPRISES = 2
+
+# Of log r, for one update, where all slopes along it are positive.
+LOSS = 0.1
 
 
 def keeps_reserve(settings: Settings) -> bool:
@@ -43,7 +51,7 @@ def keeps_reserve(settings: Settings) -> bool:
 
 
 def with_held_back(memory: Memory, proposal: Proposal, moving: Sequence[bool]) -> Memory:
-    """Mix what is held back of a step into the reserve, and count the step.
+    """Mix what is held back of a step into the reserve, as far as that leads down; count the step.
 
     Args:
         memory: The optimizer's memory, before the step.
@@ -55,14 +63,20 @@ def with_held_back(memory: Memory, proposal: Proposal, moving: Sequence[bool]) -
     """
     if not memory.reserve:
         return memory
-    count = memory.scalars.averaged_steps + 1
-    left = tf.cast(count / (count + 1), memory.scalars.damping.dtype)  # 1 - c
+    scalars = memory.scalars
+    count = scalars.averaged_steps + 1
+    left = tf.cast(count / (count + 1), scalars.damping.dtype)  # 1 - c
+    _, uphill, usual = heard(
+        proposal.reserve_slope, scalars.uphill, scalars.usual_reserve_slope
+    )
+    kept = tf.exp(-LOSS * tf.square(tf.maximum(uphill, 0)))
     mixed = [
-        tf.cast(left, r.dtype) * r + tf.cast(left * proposal.held_back, r.dtype) * d
+        tf.cast(left * kept, r.dtype) * r + tf.cast(left * proposal.held_back, r.dtype) * d
         for r, d in zip(memory.reserve, proposal.step, strict=True)
     ]
-    reserve = zero_unless(moving, mixed)
-    return memory._replace(reserve=reserve).with_scalars(averaged_steps=count)
+    return memory._replace(reserve=zero_unless(moving, mixed)).with_scalars(
+        averaged_steps=count, uphill=uphill, usual_reserve_slope=usual
+    )
 
 
 def released(memory: Memory) -> list[tf.Tensor]:
@@ -85,9 +99,12 @@ def with_reserve_of(memory: Memory, other: Memory, now: tf.Tensor) -> Memory:
     """
     if not memory.reserve:
         return memory
-    count, others = memory.scalars.averaged_steps, other.scalars.averaged_steps
+    mine, others = memory.scalars, other.scalars
     return memory._replace(reserve=select(now, other.reserve, memory.reserve)).with_scalars(
-        averaged_steps=tf.where(now, others, count)
+        **{
+            name: tf.where(now, getattr(others, name), getattr(mine, name))
+            for name in ("averaged_steps", "uphill", "usual_reserve_slope")
+        }
     )
 
 

@@ -25,10 +25,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.optimizers.averaging import running_mean
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.proposal import Proposal
 from tf_kfgn.optimizers.settings import Settings
+from tf_kfgn.optimizers.votes import heard
 
 # Of log λ, for one average `o c - s`.
 RATE = 0.03
@@ -40,10 +40,6 @@ MOST_SPEED = 4.0
 # on the next one than on all data: of a net that fits its examples one by one, λ would vanish while
 # whole steps still make progress (the autoencoder of `examples/autoencoder.py`, after 500 updates).
 LEAST = 0.1
-
-# Weight of the old agreement when a new sign comes, and the largest single vote.
-_DECAY = 0.8
-_LARGEST = 3.0
 
 
 def with_trust(settings: Settings, memory: Memory, proposal: Proposal) -> Memory:
@@ -59,10 +55,7 @@ def with_trust(settings: Settings, memory: Memory, proposal: Proposal) -> Memory
     scalars = memory.scalars
     curvature = proposal.fresh_curvature
     room = settings.overshoot * curvature - proposal.fresh_slope
-    magnitude = running_mean(scalars.usual_overshoot, tf.abs(room))
-    vote = tf.math.divide_no_nan(room, magnitude)
-    vote = tf.clip_by_value(vote, -_LARGEST, _LARGEST)
-    agreement = _DECAY * scalars.agreement + (1 - _DECAY) * tf.clip_by_value(vote, -1.0, 1.0)
+    vote, agreement, magnitude = heard(room, scalars.agreement, scalars.usual_overshoot)
     speed = 1 / (1 + 1 / MOST_SPEED - tf.abs(agreement))
     trust = tf.clip_by_value(scalars.trust * tf.exp(RATE * speed * vote), LEAST, 1.0)
     known = (scalars.last_moved > 0) & (curvature > 0) & tf.math.is_finite(trust)

@@ -34,7 +34,7 @@ from tf_kfgn.numerics.choice import select
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.averaging import running_mean, with_noise_ratio
 from tf_kfgn.optimizers.batch import Batch
-from tf_kfgn.optimizers.bounds import room_below
+from tf_kfgn.optimizers.bounds import room_below, with_usual_promise
 from tf_kfgn.optimizers.comparison import (
     acceptable,
     comparison_due,
@@ -256,6 +256,7 @@ def with_step(
     if objective is not None:
         memory = with_usual_objective(memory, objective, learns)
     memory = with_noise_ratio(memory, proposal.fresh_curvature, learns)
+    memory = with_usual_promise(memory, proposal.promise, learns)
     memory = with_trust(settings, memory, proposal)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
