@@ -11,6 +11,8 @@ from updates import MSE, OPTIMIZERS, batches, joint_weights, made_eager, recorde
 
 import tf_kfgn
 from tf_kfgn.optimizers import averaging, damping
+from tf_kfgn.optimizers.memory import Memory, Scalars
+from tf_kfgn.optimizers.retreat import with_retreat
 
 
 def linear_problem(rows=20, outputs=2):
@@ -197,6 +199,19 @@ def test_the_damping_grows_to_its_ceiling_and_no_further():
     ceiling = damping.MAX_DAMPING * float(optimizer.memory.scalars.initial_damping)
     assert float(optimizer.damping) == pytest.approx(ceiling)
     assert int(optimizer.rejected_steps) == 20
+
+
+@pytest.mark.parametrize(
+    ("tau", "expected"),
+    [(1.0, damping.RETRY), (0.5 * damping.MAX_DAMPING, damping.MAX_DAMPING), (1e9, 1e9)],
+)
+def test_no_failure_raises_the_damping_beyond_its_ceiling(tau, expected):
+    scalars = Scalars(*[tf.constant(0.0, tf.float64) for _ in Scalars._fields])._replace(
+        damping=tf.constant(tau, tf.float64), initial_damping=tf.constant(1.0, tf.float64)
+    )
+    assert float(damping.retried(scalars)) == expected
+    after = with_retreat(Memory([], [], scalars, [], []), tf.constant(True)).scalars
+    assert float(after.damping) == expected
 
 
 @pytest.mark.parametrize("scale", [1e-15, 1e15])

@@ -9,11 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from updates import OPTIMIZERS
+from updates import OPTIMIZERS, batches, made_eager
 
-import tf_kfgn
-from tf_kfgn.optimizers import bounds
-from tf_kfgn.optimizers.averaging import with_less_of
+from tf_kfgn.optimizers.averaging import weight_of_old, with_less_of
 from tf_kfgn.optimizers.bounds import (
     OUTLYING,
     promised,
@@ -73,43 +71,44 @@ def test_of_an_outlier_as_large_a_share_enters_the_average(share):
     assert with_less_of(settings, memory_with(), mean, [], double(share)) == []
 
 
-class Penalty(keras.layers.Layer):
-    """Adds a loss of which the Gauss-Newton matrix knows nothing, and that a row can blow up."""
+def after_batches(optimizer, usual_promise=None):
+    """An optimizer after eight small batches, the last one with another usual promise, and β of it.
 
-    def call(self, z):
-        """The same, after the loss."""
-        self.add_loss(keras.ops.mean(keras.ops.exp(z) - z))
-        return z
-
-
-def after_an_outlier(optimizer):
-    """How far the weights move with twelve like batches and with one of an outlying row then."""
+    Returns:
+        It, the average of gradients before the last batch, and what the usual promise was.
+    """
     keras.utils.set_random_seed(0)
-    inputs = keras.Input((4,))
-    penalised = Penalty()(keras.layers.Dense(3)(inputs))
-    model = keras.Model(inputs, keras.layers.Dense(1)(penalised))
-    tf_kfgn.enable_curvature(model)
-    model.compile(optimizer, loss="mse", run_eagerly=True)
-    generator = np.random.default_rng(0)
-    usual = 0.0
-    for t in range(13):
-        before = [weight.copy() for weight in model.get_weights()]
-        x = generator.normal(size=(32, 4))
-        if t == 12:
-            kernel = model.layers[1].kernel.numpy()
-            x[0] = 3.5 * kernel[:, 0] / np.sum(kernel[:, 0] ** 2)  # exp(3.5) for the first unit
-        model.train_on_batch(x, x[:, :1] + generator.normal(size=(32, 1)))
-        moves = zip(before, model.get_weights(), strict=True)
-        moved = math.sqrt(sum(np.sum((new - old) ** 2) for old, new in moves))
-        if 8 <= t < 12:
-            usual = max(usual, moved)
-    return moved / usual
+    model = made_eager(optimizer())
+    for t, (x, y) in enumerate(batches(8, size=6)):
+        memory = model.optimizer.memory if t else None
+        if t == 7:
+            mean = [gradient.numpy() for gradient in memory.mean_gradient]
+            beta = float(weight_of_old(tf.convert_to_tensor(memory.scalars.noise_ratio), 0.9))
+            before = float(memory.scalars.usual_promise)
+            if usual_promise is not None:
+                memory.scalars.usual_promise.assign(usual_promise)
+        model.train_on_batch(x, y)
+    return model.optimizer.memory, mean, beta, before
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_row_that_blows_up_a_penalty_moves_the_weights_little(optimizer, monkeypatch):
-    with_bound = after_an_outlier(optimizer())
-    monkeypatch.setattr(bounds, "OUTLYING", math.inf)
-    without = after_an_outlier(optimizer())
-    print(with_bound, without)
-    assert with_bound < without
+def test_an_outlier_is_shortened_and_weighs_less_in_whole_updates(optimizer):
+    memory, mean, beta, usual = after_batches(optimizer)
+    promise = (float(memory.scalars.usual_promise) / usual**0.8) ** 5
+    share = 0.25
+    shorter, same_mean, _, _ = after_batches(optimizer, share * promise / OUTLYING)
+    assert 0.1 < beta < 0.9 and promise > 0
+    everything = zip(
+        memory.previous_step,
+        shorter.previous_step,
+        mean,
+        same_mean,
+        memory.mean_gradient,
+        shorter.mean_gradient,
+        strict=True,
+    )
+    for step, short, old, same, new, less in everything:
+        np.testing.assert_allclose(short, share * step.numpy(), rtol=1e-9, atol=1e-14)
+        np.testing.assert_array_equal(old, same)
+        expected = beta * old + share * (new.numpy() - beta * old)
+        np.testing.assert_allclose(less, expected, rtol=1e-9, atol=1e-14)

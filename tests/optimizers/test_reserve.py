@@ -87,7 +87,7 @@ def test_what_leads_up_again_and_again_is_given_up_and_what_leads_down_is_kept()
     assert whole([0.0] * 40)[0] == pytest.approx(1, rel=1e-12)
     up = [whole([scale] * 40)[0] for scale in (1.0, 1e-9)]
     assert up[0] == pytest.approx(up[1], rel=1e-9)  # whatever the objective's unit
-    assert up[0] < 0.6
+    assert up[0] < 0.93
     # Signs that change say nothing.
     assert whole([1.0, -1.0] * 20)[0] > 0.99
     # The first vote moves the agreement by a fifth.

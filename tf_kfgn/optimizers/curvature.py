@@ -17,7 +17,7 @@ from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.averaging import weight_of_old_factors
-from tf_kfgn.optimizers.damping import RETRY
+from tf_kfgn.optimizers.damping import retried
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.recording.tape import CurvatureTape
@@ -133,7 +133,7 @@ def with_inverses(
     failed = failures > 0
     age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
     return memory._replace(blocks=states).with_scalars(
-        damping=tf.where(failed, scalars.damping * RETRY, scalars.damping),
+        damping=tf.where(failed, retried(scalars), scalars.damping),
         inverted_damping=tf.where(due, scalars.damping, scalars.inverted_damping),
         inverse_age=tf.where(due, tf.cast(~failed, tf.int64), age),
         failed_inversions=scalars.failed_inversions + failures,

@@ -60,6 +60,16 @@ def floor(settings: Settings, scalars: Scalars) -> tf.Tensor:
     return MIN_DAMPING * scalars.initial_damping
 
 
+def ceiling(scalars: Scalars) -> tf.Tensor:
+    """The largest τ that an update may choose; above it, τ stays where it is."""
+    return tf.maximum(MAX_DAMPING * scalars.initial_damping, scalars.damping)
+
+
+def retried(scalars: Scalars) -> tf.Tensor:
+    """τ after a failure."""
+    return tf.minimum(RETRY * scalars.damping, ceiling(scalars))
+
+
 def with_adapted_damping(
     settings: Settings, memory: Memory, due: tf.Tensor, ratio: tf.Tensor
 ) -> Memory:
@@ -75,8 +85,7 @@ def with_adapted_damping(
     damping = scalars.damping
     if settings.schedule is None and settings.damping_period is not None:
         factor = settings.damping_decay**settings.damping_period
-        ceiling = tf.maximum(MAX_DAMPING * scalars.initial_damping, damping)
-        damping = tf.minimum(adapted(damping, ratio, factor), ceiling)
+        damping = tf.minimum(adapted(damping, ratio, factor), ceiling(scalars))
     return memory.with_scalars(
         damping=tf.where(due, damping, scalars.damping),
         reduction_ratio=tf.where(due, ratio, scalars.reduction_ratio),

@@ -36,7 +36,7 @@ from tf_kfgn.optimizers.comparison import (
     measured,
 )
 from tf_kfgn.optimizers.conjugate_gradients import Solution, conjugate_gradients
-from tf_kfgn.optimizers.damping import RETRY
+from tf_kfgn.optimizers.damping import retried
 from tf_kfgn.optimizers.hessian_free_settings import SearchSettings
 from tf_kfgn.optimizers.hessian_free_variables import SearchMemory
 from tf_kfgn.optimizers.memory import Memory
@@ -268,7 +268,7 @@ def _with_search(
     if solution:
         solution = select(learns, scaled(found.solution.x, 1 / found.scale), solution)
     lost = found.solution.indefinite & ~found.usable
-    raised = tf.where(lost, RETRY * scalars.damping, scalars.damping)
+    raised = tf.where(lost, retried(scalars), scalars.damping)
     return memory.with_scalars(
         damping=tf.maximum(raised, LEAST_DAMPING * scalars.initial_damping)
     ), SearchMemory(

@@ -66,9 +66,7 @@ def with_held_back(memory: Memory, proposal: Proposal, moving: Sequence[bool]) -
     scalars = memory.scalars
     count = scalars.averaged_steps + 1
     left = tf.cast(count / (count + 1), scalars.damping.dtype)  # 1 - c
-    _, uphill, usual = heard(
-        proposal.reserve_slope, scalars.uphill, scalars.usual_reserve_slope
-    )
+    _, uphill, usual = heard(proposal.reserve_slope, scalars.uphill, scalars.usual_reserve_slope)
     kept = tf.exp(-LOSS * tf.square(tf.maximum(uphill, 0)))
     mixed = [
         tf.cast(left * kept, r.dtype) * r + tf.cast(left * proposal.held_back, r.dtype) * d

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tf_kfgn.optimizers.damping import RETRY
+from tf_kfgn.optimizers.damping import retried
 from tf_kfgn.optimizers.memory import Memory
 
 # A step that has multiplied the objective of the next batch by this is taken back.
@@ -46,6 +46,6 @@ def with_retreat(memory: Memory, retreats: tf.Tensor) -> Memory:
     scalars = memory.scalars
     wrong = tf.constant(float("-inf"), scalars.reduction_ratio.dtype)
     return memory.with_scalars(
-        damping=tf.where(retreats, RETRY * scalars.damping, scalars.damping),
+        damping=tf.where(retreats, retried(scalars), scalars.damping),
         reduction_ratio=tf.where(retreats, wrong, scalars.reduction_ratio),
     )

@@ -1,4 +1,4 @@
-"""Numbers that are mostly noise, as votes: measured by what is usual, and heard where they agree."""
+"""Numbers that are mostly noise, as votes: in units of what is usual, heard where they agree."""
 
 from __future__ import annotations
 
