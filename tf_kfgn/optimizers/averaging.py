@@ -70,7 +70,7 @@ def with_less_of(
         memory: Its memory, before the gradient has entered.
         mean: ḡ, after it has.
         gradient: g.
-        share: What it is multiplied with; 1 changes nothing, and costs nothing.
+        share: What it is multiplied with; where it is 1, `mean` is handed on.
     """
     if not memory.mean_gradient:
         return []

@@ -30,7 +30,6 @@ OVERRELAXATION = 1.5
 # A batch with a larger objective than this many times the usual one is not like the others.
 UNUSUAL = 10.0
 
-
 # A promise of more than this many times the usual one is not kept.
 OUTLYING = 10.0
 
