@@ -18,6 +18,7 @@ BEGIN, END = "<!-- begin of the support table: python tests/support.py -->", "<!
 
 _FEATURES = "test_training_features.py::test_"
 _CONVENTIONS = "optimizers/test_keras_conventions.py::test_"
+_GRADIENTS = "optimizers/test_keras_gradients.py::test_"
 _CALLBACKS = "callbacks/test_keras_callbacks.py::test_"
 _PRECISION = "optimizers/test_precision.py::test_"
 
@@ -66,13 +67,13 @@ FEATURES = {
         "test_a_clipped_global_norm_shortens_the_step_by_the_same_factor"
     ),
     "decoupled `weight_decay`": "optimizers/test_clipping.py::test_weight_decay_is_decoupled",
-    "`exclude_from_weight_decay`": _CONVENTIONS + "what_is_excluded_does_not_decay",
-    "`use_ema`": _CONVENTIONS + "fit_ends_with_the_moving_average",
+    "`exclude_from_weight_decay`": _GRADIENTS + "what_is_excluded_does_not_decay",
+    "`use_ema`": _GRADIENTS + "fit_ends_with_the_moving_average",
     "`ema_overwrite_frequency`": (
-        _CONVENTIONS + "the_moving_average_overwrites_the_weights_as_often_as_it_is_told"
+        _GRADIENTS + "the_moving_average_overwrites_the_weights_as_often_as_it_is_told"
     ),
-    "`loss_scale_factor`": _CONVENTIONS + "a_scaled_loss_makes_the_same_steps",
-    "constraints": _CONVENTIONS + "constraints_hold_after_each_step",
+    "`loss_scale_factor`": _GRADIENTS + "a_scaled_loss_makes_the_same_steps",
+    "constraints": _GRADIENTS + "constraints_hold_after_each_step",
     "learning-rate schedules": (
         _CONVENTIONS + "a_schedule_a_callable_and_an_assignment_of_the_learning_rate_are_the_same"
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support import ALL_AT_ONCE, FEATURES, OPTIMIZERS, table, table_on_page
+from support import ALL_AT_ONCE, FEATURES, OPTIMIZERS, ROOT, table, table_on_page
 
 
 def test_the_table_of_features_is_what_was_collected(request):
@@ -12,6 +12,12 @@ def test_the_table_of_features_is_what_was_collected(request):
     if missing := files - {name.split("::")[0] for name in ids}:
         pytest.skip(f"only in a run of all tests: {sorted(missing)[0]} was not collected")
     assert table_on_page() == table(ids)
+
+
+@pytest.mark.parametrize("test", list((FEATURES | ALL_AT_ONCE).values()))
+def test_a_feature_names_a_test_that_exists(test):
+    file, name = test.split("::")
+    assert f"def {name}(" in (ROOT / "tests" / file).read_text()
 
 
 def test_a_cell_needs_a_test_with_that_optimizer():

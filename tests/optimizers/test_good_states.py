@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from memories import memory_with
 from problems import mlp
 from updates import MSE, OPTIMIZERS, batches, joint_weights, made_eager, recorded
 
 import tf_kfgn
 from tf_kfgn.optimizers import averaging, damping
-from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.retreat import with_retreat
 
 
@@ -206,11 +206,9 @@ def test_the_damping_grows_to_its_ceiling_and_no_further():
     [(1.0, damping.RETRY), (0.5 * damping.MAX_DAMPING, damping.MAX_DAMPING), (1e9, 1e9)],
 )
 def test_no_failure_raises_the_damping_beyond_its_ceiling(tau, expected):
-    scalars = Scalars(*[tf.constant(0.0, tf.float64) for _ in Scalars._fields])._replace(
-        damping=tf.constant(tau, tf.float64), initial_damping=tf.constant(1.0, tf.float64)
-    )
-    assert float(damping.retried(scalars)) == expected
-    after = with_retreat(Memory([], [], scalars, [], []), tf.constant(True)).scalars
+    memory = memory_with(damping=tau, initial_damping=1.0)
+    assert float(damping.retried(memory.scalars)) == expected
+    after = with_retreat(memory, tf.constant(True)).scalars
     assert float(after.damping) == expected
 
 

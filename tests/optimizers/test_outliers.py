@@ -9,26 +9,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from memories import memory_with
 from updates import OPTIMIZERS, batches, made_eager
 
-from tf_kfgn.optimizers.averaging import weight_of_old, with_less_of
+from tf_kfgn.optimizers.averaging import averaged_gradient, weight_of_old
 from tf_kfgn.optimizers.bounds import (
     OUTLYING,
     promised,
     share_of_outlier,
     with_usual_promise,
 )
-from tf_kfgn.optimizers.memory import Memory, Scalars
 
 
 def double(value):
     return tf.constant(value, tf.float64)
-
-
-def memory_with(mean_gradient=(), **scalars):
-    zeros = Scalars(*[double(0.0) for _ in Scalars._fields])
-    values = zeros._replace(**{name: double(value) for name, value in scalars.items()})
-    return Memory([], [], values, list(mean_gradient), [])
 
 
 @pytest.mark.parametrize(
@@ -65,10 +59,8 @@ def test_of_an_outlier_as_large_a_share_enters_the_average(share):
     old, new = np.array([1.0, -2.0]), np.array([100.0, 50.0])
     memory = memory_with([tf.constant(old)], noise_ratio=4.0)  # β = 3/4
     settings = SimpleNamespace(gradient_decay=0.9)
-    mean = [tf.constant(0.75 * old + 0.25 * new)]
-    [less] = with_less_of(settings, memory, mean, [tf.constant(new)], double(share))
-    np.testing.assert_allclose(less, 0.75 * old + share * 0.25 * new, rtol=1e-12)
-    assert with_less_of(settings, memory_with(), mean, [], double(share)) == []
+    [mean] = averaged_gradient(settings, memory, [tf.constant(new)], double(share))
+    np.testing.assert_allclose(mean, 0.75 * old + share * 0.25 * new, rtol=1e-12)
 
 
 def after_batches(optimizer, usual_promise=None):

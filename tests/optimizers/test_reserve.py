@@ -9,14 +9,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from memories import memory_with
 from noisy_regression import excess, trained
 from updates import OPTIMIZERS, batches, joint_weights, made_eager
 
 import tf_kfgn
-from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.objective import is_unusual, stands_out
 from tf_kfgn.optimizers.reserve import (
-    LOSS,
+    GIVEN_UP,
     SURPRISES,
     started_anew,
     with_held_back,
@@ -27,11 +27,7 @@ from tf_kfgn.optimizers.update import with_release, without_last_step
 
 
 def empty_memory(size=3, keeps=True):
-    zero = tf.constant(0.0, tf.float64)
-    scalars = Scalars(*[zero for _ in Scalars._fields])._replace(
-        averaged_steps=tf.constant(0, tf.int64), surprises=tf.constant(0, tf.int64)
-    )
-    return Memory([], [], scalars, [], [tf.zeros(size, tf.float64)] if keeps else [])
+    return memory_with(reserve=[tf.zeros(size, tf.float64)] if keeps else [])
 
 
 def moved(memory, weights, step, beta, taken=True, moving=True, slope=0.0):
@@ -93,7 +89,7 @@ def test_what_leads_up_again_and_again_is_given_up_and_what_leads_down_is_kept()
     # The first vote moves the agreement by a fifth.
     one = whole([1.0])[1]
     assert float(one.scalars.uphill) == pytest.approx(0.2)
-    kept = math.exp(-LOSS * 0.2**2)
+    kept = math.exp(-GIVEN_UP * 0.2**2)
     np.testing.assert_allclose(one.reserve[0], 0.45 * 2 / 3 * kept, rtol=1e-12)
 
 

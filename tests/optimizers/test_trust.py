@@ -8,21 +8,17 @@ from types import SimpleNamespace
 import keras
 import pytest
 import tensorflow as tf
+from memories import memory_with
 from noisy_regression import excess, trained
 from updates import OPTIMIZERS, batches, made_eager
 
 import tf_kfgn
-from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.trust import LEAST, MOST_SPEED, RATE, with_trust
 
 
 def told(slopes, curvature=1.0, trust=0.5, overshoot=0.4, **scalars):
     """The scalars after some slopes along the last step, of which the first sets the scale."""
-    zero = tf.constant(0.0, tf.float64)
-    values = Scalars(*[zero for _ in Scalars._fields])
-    start = {"trust": trust, "last_moved": 1.0, **scalars}
-    values = values._replace(**{name: tf.constant(v, tf.float64) for name, v in start.items()})
-    memory = Memory([], [], values, [], [])
+    memory = memory_with(**{"trust": trust, "last_moved": 1.0, **scalars})
     settings = tf_kfgn.KFRA(overshoot=overshoot).settings
     for slope in slopes:
         proposal = SimpleNamespace(

@@ -35,7 +35,10 @@ _LARGEST_RISE = 10.0
 
 
 def averaged_gradient(
-    settings: Settings, memory: Memory, gradient: Sequence[tf.Tensor]
+    settings: Settings,
+    memory: Memory,
+    gradient: Sequence[tf.Tensor],
+    share: tf.Tensor | float = 1.0,
 ) -> list[tf.Tensor]:
     """ḡ, after this gradient has entered it.
 
@@ -43,6 +46,7 @@ def averaged_gradient(
         settings: The optimizer's settings.
         memory: Its memory.
         gradient: g, one tensor for each variable.
+        share: What it is multiplied with.
 
     Returns:
         One tensor for each variable; g itself where no average is kept.
@@ -51,37 +55,9 @@ def averaged_gradient(
         return list(gradient)
     beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
     return [
-        tf.cast(beta, new.dtype) * old + tf.cast(1 - beta, new.dtype) * new
+        tf.cast(beta, new.dtype) * old + tf.cast((1 - beta) * share, new.dtype) * new
         for old, new in zip(memory.mean_gradient, gradient, strict=True)
     ]
-
-
-def with_less_of(
-    settings: Settings,
-    memory: Memory,
-    mean: list[tf.Tensor],
-    gradient: Sequence[tf.Tensor],
-    share: tf.Tensor,
-) -> list[tf.Tensor]:
-    """ḡ as if only a share of the last gradient had entered it.
-
-    Args:
-        settings: The optimizer's settings.
-        memory: Its memory, before the gradient has entered.
-        mean: ḡ, after it has.
-        gradient: g.
-        share: What it is multiplied with; where it is 1, `mean` is handed on.
-    """
-    if not memory.mean_gradient:
-        return []
-
-    def less() -> list[tf.Tensor]:
-        beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
-        too_much = (1 - beta) * (1 - share)
-        pairs = zip(mean, gradient, strict=True)
-        return [m - tf.cast(too_much, m.dtype) * g for m, g in pairs]
-
-    return tf.cond(share < 1, less, lambda: mean)
 
 
 def weight_of_old(noise_ratio: tf.Tensor, limit: float) -> tf.Tensor:
@@ -120,6 +96,12 @@ def share_taken_at_once(settings: Settings, memory: Memory) -> tf.Tensor:
 def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
     """A mean with the same decay; the new value itself where there is no old one (0)."""
     return tf.where(old > 0, _DECAY * old + (1 - _DECAY) * new, new)
+
+
+def running_geometric_mean(old: tf.Tensor, new: tf.Tensor, decay: float) -> tf.Tensor:
+    """A mean of positive numbers that an outlier moves little; the new one where the old is 0."""
+    old = tf.where(old > 0, old, new)
+    return tf.exp(decay * tf.math.log(old) + (1 - decay) * tf.math.log(new))
 
 
 def with_noise_ratio(memory: Memory, fresh_curvature: tf.Tensor, learns: tf.Tensor) -> Memory:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from tf_kfgn.optimizers.averaging import running_geometric_mean
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.step_size import QuadraticModel
@@ -115,6 +116,5 @@ def with_usual_promise(memory: Memory, promise: tf.Tensor, learns: tf.Tensor) ->
     usual = memory.scalars.usual_promise
     given = learns & (promise > 0)
     safe = tf.where(given, promise, tf.ones_like(promise))
-    mean = usual**_DECAY * safe ** (1 - _DECAY)
-    mean = tf.where(usual > 0, mean, promise)
+    mean = running_geometric_mean(usual, safe, _DECAY)
     return memory.with_scalars(usual_promise=tf.where(given, mean, usual))

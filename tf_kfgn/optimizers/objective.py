@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from tf_kfgn import replicas
+from tf_kfgn.optimizers.averaging import running_geometric_mean
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.memory import Memory
 
@@ -55,7 +56,7 @@ def with_usual_objective(memory: Memory, objective: tf.Tensor, learns: tf.Tensor
     scalars = memory.scalars
     magnitude = tf.maximum(tf.abs(objective), _TINY)
     old = tf.where(scalars.usual_objective > 0, scalars.usual_objective, magnitude)
-    mean = tf.exp(_DECAY * tf.math.log(old) + (1 - _DECAY) * tf.math.log(magnitude))
+    mean = running_geometric_mean(old, magnitude, _DECAY)
     usable = learns & tf.math.is_finite(mean)
     deviation = tf.abs(tf.math.log(magnitude / old))
     usual = scalars.usual_deviation

@@ -12,7 +12,7 @@ from tf_kfgn import replicas
 from tf_kfgn.blocks.factor import are_finite
 from tf_kfgn.blocks.shares import precondition_in_shares
 from tf_kfgn.numerics.precision import unit_scale
-from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once, with_less_of
+from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.bounds import promised, share_of_outlier, within_bounds
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
@@ -127,12 +127,18 @@ def propose(
     own = batch.gradient if batch.own_gradient is None else batch.own_gradient
     own_model = model._replace(slope=slopes(own, (direction, previous)))
     promise = tf.zeros_like(learning_rate)
+    mean_gradient = gradient if memory.mean_gradient else []
     if settings.chooses_step:  # a rate or share below 1 shortens what is within bounds
         longest = within_bounds(model, tf.maximum(learning_rate, 1) * chosen, room)
         promise = promised(-tf.tensordot(own_model.slope, longest, 1), room)
         kept = share_of_outlier(memory, promise)
         coefficients = tf.minimum(learning_rate, 1) * share * kept * longest
-        gradient = with_less_of(settings, memory, gradient, batch.gradient, kept)
+        if memory.mean_gradient:
+            mean_gradient = tf.cond(
+                kept < 1,
+                lambda: averaged_gradient(settings, memory, batch.gradient, kept),
+                lambda: gradient,
+            )
     undamped = model._replace(damping=tf.zeros_like(model.damping))
     return Proposal(
         step=combined(coefficients, direction, previous),
@@ -142,7 +148,7 @@ def propose(
         own_curvature=2 * undamped.curved(coefficients),
         fresh_curvature=model.curvature[1, 1] / scales[1] ** 2,
         fresh_slope=own_model.slope[1] / scales[1],
-        mean_gradient=gradient if memory.mean_gradient else [],
+        mean_gradient=mean_gradient,
         promise=promise,
         reserve_slope=reserve_slope,
         held_back=1 / share - 1,

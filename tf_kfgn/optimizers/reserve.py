@@ -42,7 +42,7 @@ from tf_kfgn.optimizers.votes import heard
 SURPRISES = 2
 
 # Of log r, for one update, where all slopes along it are positive.
-LOSS = 0.1
+GIVEN_UP = 0.1
 
 
 def keeps_reserve(settings: Settings) -> bool:
@@ -67,7 +67,7 @@ def with_held_back(memory: Memory, proposal: Proposal, moving: Sequence[bool]) -
     count = scalars.averaged_steps + 1
     left = tf.cast(count / (count + 1), scalars.damping.dtype)  # 1 - c
     _, uphill, usual = heard(proposal.reserve_slope, scalars.uphill, scalars.usual_reserve_slope)
-    kept = tf.exp(-LOSS * tf.square(tf.maximum(uphill, 0)))
+    kept = tf.exp(-GIVEN_UP * tf.square(tf.maximum(uphill, 0)))
     mixed = [
         tf.cast(left * kept, r.dtype) * r + tf.cast(left * proposal.held_back, r.dtype) * d
         for r, d in zip(memory.reserve, proposal.step, strict=True)
