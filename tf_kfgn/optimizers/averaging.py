@@ -100,8 +100,8 @@ def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
 
 def running_geometric_mean(old: tf.Tensor, new: tf.Tensor, decay: float) -> tf.Tensor:
     """A mean of positive numbers that an outlier moves little; the new one where the old is 0."""
-    old = tf.where(old > 0, old, new)
-    return tf.exp(decay * tf.math.log(old) + (1 - decay) * tf.math.log(new))
+    mean = tf.exp(decay * tf.math.log(old) + (1 - decay) * tf.math.log(new))
+    return tf.where(old > 0, mean, new)
 
 
 def with_noise_ratio(memory: Memory, fresh_curvature: tf.Tensor, learns: tf.Tensor) -> Memory:
