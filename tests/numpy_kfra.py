@@ -13,7 +13,7 @@ class NumpyKFRA:
 
     def __init__(self, weights, l2, damping, min_damping, damping_decay=0.95, damping_period=3,
                  gradient_decay=0.9, overshoot=0.4, model_fraction=1.0,
-                 curvature_decay=0.9, factor_period=2, inverse_period=4):  # fmt: skip
+                 curvature_decay=0.9, factor_period=2, inverse_period=4, turns=None):  # fmt: skip
         self.W = [np.array(w) for w in weights]
         self.l2 = l2
         self.tau, self.floor = damping, min_damping
@@ -22,7 +22,8 @@ class NumpyKFRA:
         self.gradient_decay, self.overshoot = gradient_decay, overshoot
         self.model_fraction, self.curvature_decay = model_fraction, curvature_decay
         self.factor_period, self.inverse_period = factor_period, inverse_period
-        self.t = self.k = self.age = 0
+        self.turns = turns or [range(len(weights))]  # layers that one update inverts
+        self.t = self.k = self.age = self.turn = 0
         self.A = [np.zeros((len(w), len(w))) for w in weights]
         self.G = [np.zeros((w.shape[1], w.shape[1])) for w in weights]
         self.inverses = [None] * len(weights)
@@ -81,20 +82,19 @@ class NumpyKFRA:
                     kernel = self.W[i][:-1]
                     G = (kernel @ G @ kernel.T) * (slopes[i].T @ slopes[i] / N)
 
-        # Inverses.
+        # Inverses: all at once, or in turns by updates that estimate no factors.
         estimates = self.t % self.factor_period == 0
+        rests = not estimates or self.factor_period == 1
         early = self.t < self.inverse_period and estimates
-        old = self.age >= self.inverse_period and (not estimates or self.factor_period == 1)
-        if early or old or self.tau > 2 * self.inverted:
-            self.inverted = self.tau
-            damping = self.tau + 2 * self.l2
-            for i, (A, G) in enumerate(zip(self.A, self.G, strict=True)):
-                pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
-                self.inverses[i] = (
-                    np.linalg.inv(A + pi * np.sqrt(damping) * np.eye(len(A))),
-                    np.linalg.inv(G + np.sqrt(damping) / pi * np.eye(len(G))),
-                )
-            self.age = 0
+        at_once = early or self.tau > 2 * self.inverted
+        begins = not at_once and rests and self.age >= self.inverse_period
+        if at_once or begins:
+            self.inverted, self.age, self.turn = self.tau, 0, 0
+        if at_once:
+            self.invert(range(len(self.W)))
+        elif begins or (self.turn and rests):
+            self.invert(self.turns[self.turn])
+            self.turn = (self.turn + 1) % len(self.turns)
         self.age += 1
 
         # The average of the gradients, as far as batches disagree.
@@ -196,6 +196,16 @@ class NumpyKFRA:
         self.usual_objective = (self.usual_objective or before) ** 0.5 * before**0.5
         self.tau = max(self.tau, self.floor)
         self.t += 1
+
+    def invert(self, layers):
+        damping = self.tau + 2 * self.l2
+        for i in layers:
+            A, G = self.A[i], self.G[i]
+            pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(G) / len(G)))
+            self.inverses[i] = (
+                np.linalg.inv(A + pi * np.sqrt(damping) * np.eye(len(A))),
+                np.linalg.inv(G + np.sqrt(damping) / pi * np.eye(len(G))),
+            )
 
     def jacobian_product(self, inputs, slopes, direction):
         """Change of the outputs along a direction in the weights."""

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+# Rows of a matrix that is factorised in one piece.
+LARGEST_WHOLE = 256
+
 
 def is_diagonal(factor: tf.Tensor) -> bool:
     """Whether a factor is kept as a column, its diagonal."""
@@ -38,18 +41,41 @@ def damped_inverse(factor: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
         damped = factor + damping
         return tf.where(damped > 0, 1 / damped, tf.constant(float("nan"), factor.dtype))
     unit = identity(tuple(factor.shape), factor.dtype)
-    return cholesky_inverse(factor + damping * unit, unit)
+    return cholesky_inverse(factor + damping * unit)
 
 
-def cholesky_inverse(matrix: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
+def cholesky_inverse(matrix: tf.Tensor) -> tf.Tensor:
     """Inverse of symmetric positive definite matrices; not finite if one is not that.
 
     Args:
-        matrix: The matrices.
-        unit: The identity in their shape.
+        matrix: The matrices, of a known size.
     """
-    root_inverse = tf.linalg.triangular_solve(tf.linalg.cholesky(matrix), unit)
-    return tf.matmul(root_inverse, root_inverse, transpose_a=True)
+    root = inverse_root(matrix)
+    return tf.matmul(root, root, transpose_a=True)
+
+
+def inverse_root(matrix: tf.Tensor) -> tf.Tensor:
+    """The inverse of the lower Cholesky factor of each matrix.
+
+    Of large matrices it is put together from those of a half and of that half's Schur complement:
+    nearly all of the work is then in matrix products, which use every core.
+
+    Args:
+        matrix: As for `cholesky_inverse`.
+    """
+    size = matrix.shape[-1]
+    if size <= LARGEST_WHOLE:
+        unit = identity(tuple(matrix.shape), matrix.dtype)
+        return tf.linalg.triangular_solve(tf.linalg.cholesky(matrix), unit)
+    half = size // 2
+    first = inverse_root(matrix[..., :half, :half])
+    below = tf.matmul(matrix[..., half:, :half], first, transpose_b=True)  # of the factor
+    complement = matrix[..., half:, half:] - tf.matmul(below, below, transpose_b=True)
+    last = inverse_root(complement)
+    beside = -tf.matmul(last, tf.matmul(below, first))
+    above = tf.zeros_like(matrix[..., :half, half:])
+    rows = [tf.concat([first, above], axis=-1), tf.concat([beside, last], axis=-1)]
+    return tf.concat(rows, axis=-2)
 
 
 def times(factor: tf.Tensor, matrix: tf.Tensor) -> tf.Tensor:

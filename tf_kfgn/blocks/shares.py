@@ -39,6 +39,11 @@ def shares_of(blocks: Sequence[Block], count: int) -> list[list[int]]:
     ]
 
 
+def in_no_share(blocks: Sequence[Block]) -> list[int]:
+    """Positions of the blocks without a matrix to invert."""
+    return [i for i, block in enumerate(blocks) if not block.inversion_cost]
+
+
 def invert_in_shares(
     blocks: Sequence[Block],
     states: States,
@@ -70,7 +75,7 @@ def invert_in_shares(
             found = tf.nest.pack_sequence_as([made[i] for i in share], tensors)
             for i, of_block in zip(share, found, strict=True):
                 made[i] = of_block
-    small, failed = _inverted(_in_no_share(blocks), blocks, states, dampings)
+    small, failed = _inverted(in_no_share(blocks), blocks, states, dampings)
     states = assembled(blocks, estimates(blocks, states), made)
     states = [small.get(i, state) for i, state in enumerate(states)]
     return states, replicas.total(failures) + failed
@@ -94,7 +99,7 @@ def precondition_in_shares(
         return precondition(blocks, states, tensors)
     own = shares_of(blocks, replicas.count())[replicas.index()]
     if replicas.index() == 0:
-        own = [*own, *_in_no_share(blocks)]
+        own = [*own, *in_no_share(blocks)]
     pieces = preconditioned_pieces([blocks[i] for i in own], [states[i] for i in own], tensors)
     return replicas.total(
         [
@@ -102,10 +107,6 @@ def precondition_in_shares(
             for found, tensor in zip(pieces, tensors, strict=True)
         ]
     )
-
-
-def _in_no_share(blocks: Sequence[Block]) -> list[int]:
-    return [i for i, block in enumerate(blocks) if not block.inversion_cost]
 
 
 def _inverted(

@@ -37,7 +37,7 @@ class Parts(NamedTuple):
 
     Attributes:
         factors: Whether new factors were estimated.
-        inverses: Whether the damped factors were inverted.
+        inverses: Whether damped factors were inverted.
         comparison: Whether the objective was measured once more, after the step or before the last.
     """
 
@@ -60,7 +60,9 @@ def parts_between(before: Snapshot, after: Snapshot, settings: Settings) -> Part
     memory = Memory([], [], old, [], [])
     return Parts(
         factors=bool(factors_due(settings, memory, before.iteration)),
-        inverses=new.inverse_age == 1 or new.failed_inversions > old.failed_inversions,
+        inverses=new.inverse_age == 1
+        or new.inversion_turn != old.inversion_turn
+        or new.failed_inversions > old.failed_inversions,
         comparison=new.comparisons > old.comparisons,
     )
 

@@ -1,4 +1,4 @@
-"""New factors enter the moving averages, and the damped averages are inverted."""
+"""New factors enter the moving averages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,14 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.collection import Estimates, States
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
-from tf_kfgn.blocks.shares import invert_in_shares
 from tf_kfgn.factors import FactorEstimator
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.optimizers.accumulation import Accumulated
 from tf_kfgn.optimizers.averaging import weight_of_old_factors
-from tf_kfgn.optimizers.damping import retried
+from tf_kfgn.optimizers.inversion import with_inverses
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
 from tf_kfgn.recording.tape import CurvatureTape
-
-# How much the damping may grow before every block is inverted anew.
-STALE = 2.0
 
 
 def new_estimates(
@@ -100,44 +96,6 @@ def with_factors(
         layout.blocks, averages, collection.inverses(layout.blocks, states)
     )
     return memory._replace(blocks=states).with_scalars(factor_updates=updates)
-
-
-def with_inverses(
-    settings: Settings, layout: Layout, memory: Memory, iteration: tf.Tensor
-) -> Memory:
-    """On the inverse period, with each early estimate and after a failure, invert every block.
-
-    And when the damping has grown `STALE` times since the last inversion: the steps of less
-    damped inverses have just proved too long. A failure raises the damping, and the next update
-    tries again. An update that estimates factors leaves the periodic inversion to the next one, so
-    that none is much longer than the others.
-    """
-    states, scalars = memory.blocks, memory.scalars
-    estimates = iteration % settings.factor_period == 0
-    early = (iteration < settings.inverse_period) & estimates
-    missing, old = scalars.inverse_age == 0, scalars.inverse_age >= settings.inverse_period
-    if settings.factor_period > 1:
-        old &= ~estimates
-    outgrown = scalars.damping > STALE * scalars.inverted_damping
-    due = (missing | early | old | outgrown) & (scalars.factor_updates > 0)
-    kept = collection.inverses(layout.blocks, states)
-
-    def inverted() -> tuple[Estimates, tf.Tensor]:
-        dampings = layout.block_dampings(scalars.damping)
-        renewed, failures = invert_in_shares(layout.blocks, states, dampings, settings.sharding)
-        return collection.inverses(layout.blocks, renewed), failures
-
-    inverses, failures = replicas.conditional(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))
-    averages = collection.estimates(layout.blocks, states)
-    states = collection.assembled(layout.blocks, averages, inverses)
-    failed = failures > 0
-    age = tf.where(scalars.inverse_age > 0, scalars.inverse_age + 1, 0)
-    return memory._replace(blocks=states).with_scalars(
-        damping=tf.where(failed, retried(scalars), scalars.damping),
-        inverted_damping=tf.where(due, scalars.damping, scalars.inverted_damping),
-        inverse_age=tf.where(due, tf.cast(~failed, tf.int64), age),
-        failed_inversions=scalars.failed_inversions + failures,
-    )
 
 
 def with_mean_factors(

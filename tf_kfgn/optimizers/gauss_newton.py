@@ -83,8 +83,9 @@ class GaussNewton(Stateful, abc.ABC):
             (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
             about as much as a gradient, and move slowly.
-        inverse_period: Updates between two inversions, which come one later where the factors are
-            estimated. Defaults to `20`. During the first `inverse_period` updates every new
+        inverse_period: Updates between two inversions of a block. Defaults to `20`. Updates that
+            estimate factors leave them to the next one, and where all together take long, each
+            inverts a share of the blocks. During the first `inverse_period` updates every new
             estimate is inverted at once.
         approximation: The weight-sharing approximation: how positions that share weights enter,
             `"correlated"`, `"expand"` or `"reduce"`, or a dictionary from names of layers to

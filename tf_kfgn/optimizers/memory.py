@@ -39,7 +39,9 @@ class Scalars(NamedTuple):
         last_moved: 1 if the last update moved the weights by `previous_step`, else 0.
         inverted_damping: τ of the last inversion.
         factor_updates: How often new factors entered the averages.
-        inverse_age: Updates since every inverse was renewed without a failure.
+        inverse_age: Updates since the inverses were renewed, or began to be; 0 after a failure.
+        inversion_turn: Which of the turns of `tf_kfgn.optimizers.inversion` comes next; 0 if all
+            blocks have had theirs.
         rejected_steps: Updates that left the weights as they were.
         nonfinite_steps: Those among them that were not finite, or led to an objective that was not.
         failed_inversions: Blocks that kept their last good inverse, summed over updates.
@@ -70,6 +72,7 @@ class Scalars(NamedTuple):
     inverted_damping: Any
     factor_updates: Any
     inverse_age: Any
+    inversion_turn: Any
     rejected_steps: Any
     nonfinite_steps: Any
     failed_inversions: Any

@@ -42,18 +42,14 @@ from tf_kfgn.optimizers.comparison import (
     is_measurable,
     measured,
 )
-from tf_kfgn.optimizers.curvature import (
-    factors_due,
-    with_factors,
-    with_inverses,
-    with_mean_factors,
-)
+from tf_kfgn.optimizers.curvature import factors_due, with_factors, with_mean_factors
 from tf_kfgn.optimizers.damping import (
     floor,
     reduction_ratio,
     with_adapted_damping,
     with_initial_damping,
 )
+from tf_kfgn.optimizers.inversion import with_inverses
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.objective import (

@@ -25,6 +25,7 @@ _COUNTERS = {
     "surprises",
     "factor_updates",
     "inverse_age",
+    "inversion_turn",
     "rejected_steps",
     "nonfinite_steps",
     "failed_inversions",

@@ -1,0 +1,106 @@
+"""When blocks are inverted: all at once, or in turns."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy_kfra import NumpyKFRA
+from updates import OPTIMIZERS, batches, joint_weights, made, made_eager
+
+import tf_kfgn
+from tf_kfgn.blocks.kronecker import KroneckerBlock
+from tf_kfgn.optimizers import inversion
+from tf_kfgn.optimizers.inversion import turns_of
+
+L2 = 1e-3
+SETTINGS = {"factor_period": 3, "inverse_period": 5, "damping_period": 3, "curvature_decay": 0.9}
+
+
+@pytest.fixture
+def in_turns(monkeypatch):
+    """Lets the smallest blocks be inverted in turns."""
+    monkeypatch.setattr(inversion, "LONG", 0)
+
+
+def inverted_by(model, updates):
+    """The positions of the blocks that each update inverts."""
+    blocks, found = None, []
+    for x, y in batches(updates):
+        old = blocks
+        model.train_on_batch(x, y)
+        states = model.optimizer.memory.blocks
+        blocks = [state.A_inverse.numpy() for state in states if hasattr(state, "A_inverse")]
+        if old is None:
+            old = [np.eye(len(block)) for block in blocks]
+        pairs = enumerate(zip(old, blocks, strict=True))
+        found.append([place for place, (one, other) in pairs if not np.array_equal(one, other)])
+    return found
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.usefixtures("in_turns")
+def test_each_update_inverts_one_share_and_none_that_estimates_factors(optimizer):
+    model = made_eager(optimizer(damping=1.0, **SETTINGS))
+    found = inverted_by(model, 17)
+    all_blocks = sorted({i for blocks in found for i in blocks})
+    first, last = turns_of(model.optimizer.settings, model.optimizer.layout.blocks)
+    # Estimates come with updates 0, 3, 6, 9, ...; the first two are inverted at once.
+    expected = {0: all_blocks, 3: all_blocks, 8: first, 10: last, 13: first, 14: last}
+    assert found == [expected.get(update, []) for update in range(17)]
+
+
+@pytest.mark.usefixtures("in_turns")
+def test_updates_with_turns_equal_the_numpy_transcription():
+    arguments = {"damping": 0.3, "min_damping": 0.2, "overshoot": 0.1, **SETTINGS}
+    model = made(tf_kfgn.KFRA(**arguments), L2)
+    start = joint_weights(model)
+    model.optimizer.build(model.trainable_variables)
+    turns = turns_of(model.optimizer.settings, model.optimizer.layout.blocks)
+    assert len(turns) == 2
+    plain, at_once = (NumpyKFRA(start, L2, **arguments, turns=given) for given in (turns, None))
+    for x, y in batches(15):
+        model.train_on_batch(x, y)
+        plain.step(x, y)
+        at_once.step(x, y)
+        for actual, expected in zip(joint_weights(model), plain.W, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
+    assert not np.allclose(at_once.W[0], plain.W[0], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("in_turns")
+def test_after_a_failure_in_its_turn_a_block_is_inverted_with_all_others(monkeypatch):
+    model = made_eager(tf_kfgn.KFRA(damping=1.0, **{**SETTINGS, "damping_period": None}))
+    inverted_by(model, 8)
+    optimizer = model.optimizer
+    invert = KroneckerBlock.invert
+
+    def failing(self, state, damping):
+        return invert(self, state, damping)[0], tf.constant(False)
+
+    monkeypatch.setattr(KroneckerBlock, "invert", failing)
+    (x, y), other = batches(2, seed=3)
+    before = float(optimizer.damping)
+    model.train_on_batch(x, y)
+    monkeypatch.setattr(KroneckerBlock, "invert", invert)
+    assert float(optimizer.damping) > before
+    assert int(optimizer.memory.scalars.inverse_age) == 0
+    model.train_on_batch(*other)
+    assert int(optimizer.memory.scalars.inversion_turn) == 0
+    assert int(optimizer.memory.scalars.inverse_age) == 1
+
+
+def test_turns_are_as_many_as_fit_and_only_of_what_takes_long():
+    def blocks(*costs):
+        return [SimpleNamespace(inversion_cost=cost) for cost in costs]
+
+    long = inversion.LONG
+    settings = tf_kfgn.KFRA().settings
+    assert turns_of(settings, blocks(0.3 * long, 0, 0.6 * long)) == [[0, 1, 2]]
+    assert turns_of(settings, blocks(3 * long, 0, 2 * long)) == [[0, 1], [2]]
+    five = blocks(*5 * [long])
+    assert turns_of(settings, five) == [[0, 4], [1], [2], [3]]
+    assert turns_of(tf_kfgn.KFRA(factor_period=1).settings, five) == [[0, 1, 2, 3, 4]]
+    assert turns_of(tf_kfgn.KFRA(inverse_period=4).settings, five) == [[0, 2, 4], [1, 3]]
