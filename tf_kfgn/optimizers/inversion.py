@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tensorflow as tf
 
 from tf_kfgn import replicas
@@ -63,7 +65,7 @@ def with_inverses(
     taken = begins | (rests & (turn > 0))
 
     turns = turns_of(settings, layout.blocks)
-    inverses = collection.inverses(layout.blocks, states)
+    inverses: list[Sequence[tf.Tensor]] = [*collection.inverses(layout.blocks, states)]
     failures = none
     for index, places in enumerate(turns):
         renewed, failed = _inverted_if(
