@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 
 from tf_kfgn._keras.inventory import stands_for
 
@@ -28,3 +29,9 @@ def is_inside(graph: Any) -> bool:
     while current is not None and current is not graph:
         current = getattr(current, "outer_graph", None)
     return graph is None or current is graph
+
+
+@stands_for("tensorflow.python.eager.record.could_possibly_record")
+def may_be_recorded() -> bool:
+    """Whether a tape or a forward accumulator, of whomever, is active in this thread."""
+    return bool(record.could_possibly_record())

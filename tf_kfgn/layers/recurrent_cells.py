@@ -30,10 +30,14 @@ class SimpleSteps(CellSteps):
             h = keras.ops.add(h, self.bias)
         if self.recurrent_mask is not None:
             before = before * self.recurrent_mask
-        output = h + keras.ops.matmul(before, self.recurrent_kernel) + zeros[0]
-        if self.cell.activation is not None:
-            output = self.cell.activation(output)
-        return Stepped([output], [])
+        h = h + keras.ops.matmul(before, self.recurrent_kernel) + zeros[0]
+        return Stepped(self.activated([h], states), [])
+
+    @override
+    def activated(self, pre_activations: Tensors, states: Tensors) -> list[tf.Tensor]:
+        del states
+        [h] = pre_activations
+        return [h if self.cell.activation is None else self.cell.activation(h)]
 
 
 class LSTMSteps(CellSteps):
@@ -43,10 +47,9 @@ class LSTMSteps(CellSteps):
 
     @override
     def step(self, inputs: tf.Tensor, states: Tensors, zeros: Tensors) -> Stepped:
-        before, carry = states
-        cell = self.cell
-        if cell.implementation == 1:
-            gates = self._apart(inputs, before, zeros[0])
+        before, _ = states
+        if self.cell.implementation == 1:
+            z = tf.concat(self._apart(inputs, before, zeros[0]), axis=-1)
         else:
             if self.mask is not None:
                 inputs = inputs * self.mask
@@ -54,11 +57,15 @@ class LSTMSteps(CellSteps):
             z = keras.ops.add(z, keras.ops.matmul(before, self.recurrent_kernel))
             if self.bias is not None:
                 z = keras.ops.add(z, self.bias)
-            gates = self._columns(z + zeros[0])
-        i, f = cell.recurrent_activation(gates[0]), cell.recurrent_activation(gates[1])
-        carry = f * carry + i * cell.activation(gates[2])
-        output = cell.recurrent_activation(gates[3]) * cell.activation(carry)
-        return Stepped([output, carry], [])
+            z = z + zeros[0]
+        return Stepped(self.activated([z], states), [])
+
+    @override
+    def activated(self, pre_activations: Tensors, states: Tensors) -> list[tf.Tensor]:
+        gates = self._columns(pre_activations[0])
+        activation, gate = self.cell.activation, self.cell.recurrent_activation
+        carry = gate(gates[1]) * states[1] + gate(gates[0]) * activation(gates[2])
+        return [gate(gates[3]) * activation(carry), carry]
 
     def _apart(self, inputs: tf.Tensor, before: tf.Tensor, zeros: tf.Tensor) -> list[tf.Tensor]:
         """The pre-activations of the gates, each from products of its own."""
@@ -107,20 +114,30 @@ class GRUSteps(CellSteps):
     @override
     def step(self, inputs: tf.Tensor, states: Tensors, zeros: Tensors) -> Stepped:
         [before] = states
-        activation, gate = self.cell.activation, self.cell.recurrent_activation
-        x_z, x_r, x_h = self._inputs_part(inputs, zeros[0])
-        met: list[tf.Tensor] = []
+        inputs_part = self._inputs_part(inputs, zeros[0])
         if self.cell.reset_after:
-            h_z, h_r, h_h = self._recurrent_part(before, zeros[1])
-            z, r = gate(x_z + h_z), gate(x_r + h_r)
-            candidate = activation(x_h + r * h_h)
-        else:
-            h_z, h_r, last = self._first_gates(before)
-            z, r = gate(x_z + h_z), gate(x_r + h_r)
-            met = [r * last]
-            kernel = self.recurrent_kernel[:, 2 * self.cell.units :]
-            candidate = activation(x_h + keras.ops.matmul(met[0], kernel))
-        return Stepped([z * before + (1 - z) * candidate], met)
+            parts = [inputs_part, self._recurrent_part(before, zeros[1])]
+            return Stepped(self.activated([tf.concat(p, axis=-1) for p in parts], states), [])
+        gate = self.cell.recurrent_activation
+        x_z, x_r, x_h = inputs_part
+        h_z, h_r, last = self._first_gates(before)
+        z, r = gate(x_z + h_z), gate(x_r + h_r)
+        kernel = self.recurrent_kernel[:, 2 * self.cell.units :]
+        candidate = self.cell.activation(x_h + keras.ops.matmul(r * last, kernel))
+        return Stepped([z * before + (1 - z) * candidate], [r * last])
+
+    @override
+    def drives(self, sequences: tf.Tensor, zeros: Tensors) -> list[tf.Tensor]:
+        of_inputs = [self._driven(sequences, self.biases[0]) + zeros[0]]
+        of_states = [zeros[1] if self.biases[1] is None else zeros[1] + self.biases[1]]
+        return of_inputs + of_states
+
+    @override
+    def activated(self, pre_activations: Tensors, states: Tensors) -> list[tf.Tensor]:
+        activation, gate = self.cell.activation, self.cell.recurrent_activation
+        (x_z, x_r, x_h), (h_z, h_r, h_h) = (self._columns(part) for part in pre_activations)
+        z, r = gate(x_z + h_z), gate(x_r + h_r)
+        return [z * states[0] + (1 - z) * activation(x_h + r * h_h)]
 
     def _inputs_part(self, inputs: tf.Tensor, zeros: tf.Tensor) -> list[tf.Tensor]:
         """The pre-activations of the kernel, by gates."""

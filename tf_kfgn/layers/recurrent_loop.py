@@ -5,14 +5,13 @@ Keras' own loop hands neither the pre-activations of its steps out nor the outpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
-Tensors = Sequence[tf.Tensor]
-Step = Callable[[tf.Tensor, Tensors, Tensors], tuple[list[tf.Tensor], list[tf.Tensor]]]
-_MaskedStep = Callable[[Tensors, Tensors], tuple[list[tf.Tensor], list[tf.Tensor]]]
+from tf_kfgn.layers.recurrent_gradient import Cell, loop
+from tf_kfgn.layers.recurrent_steps import CellSteps
+from tf_kfgn.layers.time_loop import Tensors, over_time, spec_of
 
 
 class Run(NamedTuple):
@@ -32,81 +31,77 @@ class Run(NamedTuple):
 
 
 def run(
-    step: Step,
+    steps: CellSteps,
     sequences: tf.Tensor,
     zeros: Tensors,
     states: Tensors,
     mask: tf.Tensor | None = None,
     *,
-    num_met: int = 0,
     go_backwards: bool = False,
     unroll: bool = False,
 ) -> Run:
-    """Repeat a step over a sequence.
+    """Repeat the step of a cell over a sequence.
 
     Args:
-        step: Inputs, states and zeros of one step to its new states and what it gives besides.
+        steps: The cell's.
         sequences: `(batch_size, steps, features)`.
-        zeros: Further inputs, `(batch_size, steps, columns)`.
+        zeros: What is added to the pre-activations, `(batch_size, steps, columns)`.
         states: The initial states, `(batch_size, units)`.
         mask: Which steps count, booleans of shape `(batch_size, steps)`; the others leave the
             states as they are. None if all do.
-        num_met: How many tensors a step gives besides, each of the shape of the first state.
         go_backwards: Whether to start at the end.
         unroll: Whether to trace each step for itself.
     """
-    given = [tf.transpose(tensor, (1, 0, 2)) for tensor in (sequences, *zeros)]
-    if mask is not None:
-        given.append(tf.transpose(mask)[..., None])
-    if go_backwards:
-        given = [tf.reverse(tensor, [0]) for tensor in given]
 
-    def masked_step(read: Tensors, old: Tensors) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-        new, met = step(read[0], old, read[1 : 1 + len(zeros)])
-        if mask is not None:
-            new = [tf.where(read[-1], n, o) for n, o in zip(new, old, strict=True)]
-        return new, met
+    def turned(tensors: Tensors) -> list[tf.Tensor]:
+        """In the order of the loop, or back in that of the sequence; there and back is one."""
+        return [tf.reverse(tensor, [0]) for tensor in tensors] if go_backwards else list(tensors)
 
-    loop = _unrolled if unroll else _looped
-    last, (after, *met) = loop(masked_step, given, states, num_met)
+    apart = steps.is_apart and not unroll
+    given = steps.drives(sequences, zeros) if apart else [sequences, *zeros]
+    given = turned([_swapped(tensor) for tensor in given])
+    counts = None if mask is None else turned([tf.transpose(mask)[..., None]])[0]
+    met: list[tf.Tensor] = []
+    if apart:
+        cell = Cell(steps.activated, steps.recurrent_mask, counts)
+        after, last = loop(cell, given, steps.recurrent_kernel, states)
+    else:
+        repeat = _unrolled if unroll else _looped
+        last, (after, *met) = repeat(steps, given, states, counts)
     before = tf.concat([states[0][None], after[:-1]], axis=0)
-    if go_backwards:
-        after, before, *met = (tf.reverse(tensor, [0]) for tensor in (after, before, *met))
-    turned = [tf.transpose(tensor, (1, 0, 2)) for tensor in (after, before, *met)]
-    return Run(turned[0], turned[1], last, turned[2:])
+    after, before, *met = (_swapped(tensor) for tensor in turned([after, before, *met]))
+    return Run(after, before, last, met)
+
+
+def _swapped(tensor: tf.Tensor) -> tf.Tensor:
+    """Time before examples, or after them."""
+    return tf.transpose(tensor, (1, 0, 2))
+
+
+def _step(
+    steps: CellSteps, read: Tensors, old: Tensors, counts: tf.Tensor | None
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """One step, which leaves the states as they are where it does not count."""
+    new, met = steps.step(read[0], old, read[1:])
+    if counts is not None:
+        new = [tf.where(counts, n, o) for n, o in zip(new, old, strict=True)]
+    return new, [new[0], *met]
 
 
 def _unrolled(
-    step: _MaskedStep, given: Tensors, states: Tensors, num_met: int
+    steps: CellSteps, given: Tensors, states: Tensors, counts: tf.Tensor | None
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    del num_met
     kept = []
-    for read in zip(*(tf.unstack(tensor) for tensor in given), strict=True):
-        states, met = step(read, states)
-        kept.append([states[0], *met])
+    for time, read in enumerate(zip(*(tf.unstack(tensor) for tensor in given), strict=True)):
+        states, keeps = _step(steps, read, states, None if counts is None else counts[time])
+        kept.append(keeps)
     return list(states), [tf.stack(tensors) for tensors in zip(*kept, strict=True)]
 
 
 def _looped(
-    step: _MaskedStep, given: Tensors, states: Tensors, num_met: int
+    steps: CellSteps, given: Tensors, states: Tensors, counts: tf.Tensor | None
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    static = given[0].shape[0]
-    steps = tf.shape(given[0])[0] if static is None else static
-    arrays = [tf.TensorArray(tensor.dtype, size=steps).unstack(tensor) for tensor in given]
-    kept = [
-        tf.TensorArray(states[0].dtype, size=steps, element_shape=states[0].shape)
-        for _ in range(1 + num_met)
-    ]
+    def step(time: tf.Tensor, read: Tensors, old: Tensors) -> tuple[Tensors, Tensors]:
+        return _step(steps, read, old, None if counts is None else counts[time])
 
-    def body(time: tf.Tensor, kept: Any, states: Any) -> tuple[Any, ...]:
-        new, met = step([array.read(time) for array in arrays], states)
-        written = [a.write(time, t) for a, t in zip(kept, [new[0], *met], strict=True)]
-        return time + 1, written, new
-
-    _, kept, last = tf.while_loop(
-        lambda time, *_: time < steps,
-        body,
-        (tf.constant(0), kept, list(states)),
-        maximum_iterations=steps,  # XLA needs it for the gradient
-    )
-    return list(last), [array.stack() for array in kept]
+    return over_time(step, given, states, (1 + steps.num_met) * [spec_of(states[0])])

@@ -69,6 +69,34 @@ class CellSteps(abc.ABC):
                 recurrent kernel, `(batch_size, gates * units)`.
         """
 
+    @abc.abstractmethod
+    def activated(self, pre_activations: Tensors, states: Tensors) -> list[tf.Tensor]:
+        """The new states from pre-activations and old states, where `is_apart`.
+
+        Args:
+            pre_activations: What `drives` gives for this step; what the recurrent kernel makes of
+                the state is in the last one.
+            states: After the step before.
+        """
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether the recurrent kernel meets the first state as a whole, and nothing else."""
+        return not any(self.grouped(self.cell))
+
+    def drives(self, sequences: tf.Tensor, zeros: Tensors) -> list[tf.Tensor]:
+        """What the pre-activations of all steps are without the recurrent kernel.
+
+        Args:
+            sequences: Shape `(batch_size, steps, features)`.
+            zeros: For each pre-activation, `(batch_size, steps, gates * units)`.
+        """
+        return [self._driven(sequences, self.bias) + zeros[0]]
+
+    def _driven(self, sequences: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
+        product = keras.ops.matmul(self.kernel_rows(sequences), self.kernel)
+        return product if bias is None else product + bias
+
     @classmethod
     def pre_activations(cls, cell: Any) -> int:
         """How many pre-activations are apart: two if the kernels' products are not just added."""

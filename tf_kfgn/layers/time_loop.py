@@ -1,0 +1,63 @@
+"""A step repeated over time, as one `tf.while_loop`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+Tensors = Sequence[tf.Tensor]
+
+# The time, what is given at that time and what is carried on, to what is carried on and is kept.
+Step = Callable[[tf.Tensor, Tensors, Tensors], tuple[Tensors, Tensors]]
+
+
+def over_time(
+    step: Step,
+    given: Tensors,
+    carried: Tensors,
+    kept: Sequence[tf.TensorSpec],
+    *,
+    backwards: bool = False,
+) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    """Repeat a step.
+
+    Args:
+        step: What is repeated.
+        given: Shape `(steps, batch_size, columns)` each.
+        carried: What the first step starts from.
+        kept: Shape and type of each tensor that a step keeps.
+        backwards: Whether to start at the last time.
+
+    Returns:
+        What the last step carries on, and what all have kept, stacked in the order of time.
+    """
+    static = given[0].shape[0]
+    steps = tf.shape(given[0])[0] if static is None else static
+    arrays = [tf.TensorArray(tensor.dtype, size=steps).unstack(tensor) for tensor in given]
+    stores = [tf.TensorArray(spec.dtype, size=steps, element_shape=spec.shape) for spec in kept]
+
+    def body(count: tf.Tensor, stores: Any, carried: Any) -> tuple[Any, ...]:
+        time = steps - 1 - count if backwards else count
+        on, keeps = step(time, [array.read(time) for array in arrays], carried)
+        written = [store.write(time, tensor) for store, tensor in zip(stores, keeps, strict=True)]
+        return count + 1, written, list(on)
+
+    _, stores, last = tf.while_loop(
+        lambda count, *_: count < steps,
+        body,
+        (tf.constant(0), stores, list(carried)),
+        maximum_iterations=steps,  # XLA needs it for the gradient
+    )
+    return list(last), [store.stack() for store in stores]
+
+
+def spec_of(tensor: tf.Tensor) -> tf.TensorSpec:
+    """Shape and type of a tensor that is carried on."""
+    return tf.TensorSpec(tensor.shape, tensor.dtype)
+
+
+def spec_of_step(tensor: tf.Tensor) -> tf.TensorSpec:
+    """Shape and type of what is given to one step of a tensor that is given."""
+    return tf.TensorSpec(tensor.shape[1:], tensor.dtype)
