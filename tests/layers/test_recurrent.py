@@ -35,6 +35,7 @@ OPTIONS = [
     {"use_bias": False},
     {"activation": "relu"},
     {"activation": None},
+    {"activation": "softmax", "return_sequences": True},
     {"dropout": 0.4},
     {"recurrent_dropout": 0.4},
     {"dropout": 0.4, "recurrent_dropout": 0.4, "return_sequences": True},

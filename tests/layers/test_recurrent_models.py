@@ -68,6 +68,11 @@ def both(request):
     return make
 
 
+def assert_close(actual, expected):
+    """To the last bits: the recorded loop adds in another order."""
+    np.testing.assert_allclose(actual, expected, rtol=1e-12, atol=1e-14)
+
+
 @pytest.mark.parametrize("masked", [False, True])
 def test_both_directions_compute_what_the_stock_layer_computes(both, masked):
     x = tf.constant(sequences())
@@ -80,7 +85,7 @@ def test_both_directions_compute_what_the_stock_layer_computes(both, masked):
         outputs = recording(x, mask=mask, training=True)
     assert [type(layer).__name__ for layer in (recording.forward_layer, recording.backward_layer)]
     assert isinstance(recording.forward_layer, layers.Recording)
-    keras.tree.map_structure(np.testing.assert_array_equal, outputs, expected)
+    keras.tree.map_structure(assert_close, outputs, expected)
     names = {op.matrix.name for op in tape.operations if hasattr(op, "matrix")}
     ways = ("forward", "backward")
     assert names == {f"both/{way}/{part}" for way in ways for part in PARTS}
@@ -127,7 +132,7 @@ def test_dropout_is_replayed(cls):
     with tf_kfgn.CurvatureTape() as tape:
         outputs = model(x, training=True)
     with tape.replaying():
-        np.testing.assert_array_equal(model(x, training=True), outputs)
+        assert_close(model(x, training=True), outputs)
     assert wrong(model(x, training=True), outputs)
 
 
@@ -143,7 +148,7 @@ def test_a_replay_starts_from_the_recorded_states_and_keeps_the_present(cls):
     states = [np.array(state) for state in layer.states]
     for _ in range(2):
         with tape.replaying():
-            np.testing.assert_array_equal(model(x), outputs)
+            assert_close(model(x), outputs)
         for state, value in zip(layer.states, states, strict=True):
             np.testing.assert_array_equal(state, value)
     assert wrong(model(x), outputs, by=1e-6)

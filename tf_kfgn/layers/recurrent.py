@@ -1,7 +1,7 @@
 """Recurrent layers: their kernel and recurrent kernel are matrices inside a loop over time.
 
-Inside a tape the loop is Keras' plain one, never a fused kernel of cuDNN, which shows nothing of
-its steps. Everywhere else it is what Keras chooses.
+Inside a tape the loop is a plain one, never a fused kernel of cuDNN, which shows nothing of its
+steps. Everywhere else it is what Keras chooses.
 """
 
 from __future__ import annotations

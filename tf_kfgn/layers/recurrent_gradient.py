@@ -80,29 +80,20 @@ def loop(
     Returns:
         The first state after each step, `(steps, batch_size, units)`, and the last states.
     """
-    count = len(drives)
-    kernel = tf.convert_to_tensor(
-        kernel
-    )  # a variable would have to be among the arguments of `run`
+    outer = tf.convert_to_tensor(kernel)  # a variable inside `run` would be one more argument
 
     @tf.custom_gradient
     def run(kernel: tf.Tensor, *tensors: tf.Tensor) -> Any:
-        passed, last = _forwards(cell, tensors[:count], kernel, tensors[count:])
+        passed, last = _forwards(cell, *_split(tensors, len(drives)), kernel)
 
         def gradient(*cotangents: tf.Tensor) -> Any:
             if TRANSPOSING.get() or not may_be_recorded():
                 return _transposable(passed)(*cotangents)
-            # Somebody differentiates again, for weights or inputs too.
-            with tf.GradientTape() as tape:
-                tape.watch([kernel, *tensors])
-                again, ends = _forwards(cell, tensors[:count], kernel, tensors[count:])
-                outputs = [_after(again, ends), *ends]
-            zero = tf.UnconnectedGradients.ZERO
-            return tape.gradient(outputs, [kernel, *tensors], list(cotangents), zero)
+            return _differentiable(cell, outer, drives, states, cotangents)
 
         return (_after(passed, last), *last), gradient
 
-    after, *last = run(kernel, *drives, *states)
+    after, *last = run(outer, *drives, *states)
     return after, last
 
 
@@ -112,9 +103,9 @@ def _after(passed: _Passed, last: Tensors) -> tf.Tensor:
 
 
 def _forwards(
-    cell: Cell, drives: Tensors, kernel: tf.Tensor, states: Tensors
+    cell: Cell, drives: Tensors, states: Tensors, kernel: tf.Tensor, *, recorded: bool = False
 ) -> tuple[_Passed, list[tf.Tensor]]:
-    """Run a loop: what it leaves behind, and its last states."""
+    """Run a loop, which a tape may record: what it leaves behind, and its last states."""
 
     def step(time: tf.Tensor, read: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
         recurrent = tf.matmul(cell.met(states[0]), kernel)
@@ -123,8 +114,26 @@ def _forwards(
         return new, [*states, *pre_activations]
 
     specs = [*map(spec_of, states), *map(spec_of_step, drives)]
-    last, kept = over_time(step, drives, states, specs)
+    last, kept = over_time(step, drives, states, specs, recorded=recorded)
     return _Passed(cell, kernel, kept[: len(states)], kept[len(states) :]), last
+
+
+def _differentiable(
+    cell: Cell, kernel: tf.Tensor, drives: Tensors, states: Tensors, cotangents: Tensors
+) -> list[tf.Tensor]:
+    """The gradient of a loop, for whoever differentiates it again, for weights or inputs too.
+
+    Those depend on the arguments of `loop`, and not on those of the function inside, where tapes
+    do not record.
+    """
+    given = [kernel, *drives, *states]
+    with tf.GradientTape() as tape:
+        tape.watch(given)
+        passed, last = _forwards(cell, drives, states, kernel, recorded=True)
+        outputs = [_after(passed, last), *last]
+    zero = tf.UnconnectedGradients.ZERO
+    found: list[tf.Tensor] = tape.gradient(outputs, given, list(cotangents), zero)
+    return found
 
 
 def _transposable(passed: _Passed) -> Callable[..., Any]:

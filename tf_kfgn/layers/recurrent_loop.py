@@ -104,4 +104,5 @@ def _looped(
     def step(time: tf.Tensor, read: Tensors, old: Tensors) -> tuple[Tensors, Tensors]:
         return _step(steps, read, old, None if counts is None else counts[time])
 
-    return over_time(step, given, states, (1 + steps.num_met) * [spec_of(states[0])])
+    specs = (1 + steps.num_met) * [spec_of(states[0])]
+    return over_time(step, given, states, specs, recorded=True)

@@ -20,6 +20,7 @@ def over_time(
     kept: Sequence[tf.TensorSpec],
     *,
     backwards: bool = False,
+    recorded: bool = False,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """Repeat a step.
 
@@ -29,18 +30,21 @@ def over_time(
         carried: What the first step starts from.
         kept: Shape and type of each tensor that a step keeps.
         backwards: Whether to start at the last time.
+        recorded: Whether a tape records the loop. A slice of what is given costs nothing, but its
+            gradient is as large as the whole.
 
     Returns:
         What the last step carries on, and what all have kept, stacked in the order of time.
     """
     static = given[0].shape[0]
     steps = tf.shape(given[0])[0] if static is None else static
-    arrays = [tf.TensorArray(tensor.dtype, size=steps).unstack(tensor) for tensor in given]
+    arrays = [tf.TensorArray(x.dtype, size=steps).unstack(x) for x in given] if recorded else []
     stores = [tf.TensorArray(spec.dtype, size=steps, element_shape=spec.shape) for spec in kept]
 
     def body(count: tf.Tensor, stores: Any, carried: Any) -> tuple[Any, ...]:
         time = steps - 1 - count if backwards else count
-        on, keeps = step(time, [array.read(time) for array in arrays], carried)
+        read = [array.read(time) for array in arrays] or [tensor[time] for tensor in given]
+        on, keeps = step(time, read, carried)
         written = [store.write(time, tensor) for store, tensor in zip(stores, keeps, strict=True)]
         return count + 1, written, list(on)
 

@@ -47,8 +47,8 @@ TAPES: Active[tuple[Any, ...]] = Active("tapes", ())  # those that are open, the
 SILENT: Active[bool] = Active("silent", False)  # whether no operation is to be recorded
 REPLAY: Active[Any] = Active("replay", None)  # the Replay that random layers must follow
 
-# Whether a gradient is differentiated for its cotangents and for nothing else: what depends on
-# weights and inputs alone may be held fixed.
+# Whether a gradient is differentiated for its cotangents, of which it is a linear function, and for
+# nothing else.
 TRANSPOSING: Active[bool] = Active("transposing", False)
 
 # Whether several cotangents go back through what was recorded, side by side or in a loop.

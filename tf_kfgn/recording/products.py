@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tf_kfgn._keras.tapes import may_be_recorded
 from tf_kfgn.losses import Likelihood
 from tf_kfgn.numerics.precision import at_least_float32, unit_scale
 from tf_kfgn.recording.active import TRANSPOSING
@@ -205,8 +204,7 @@ class JacobianProducts(tf.GradientTape, abc.ABC):
         self, outputs: list[tf.Tensor], variables: list[Any], persistent: bool
     ) -> tuple[tf.GradientTape, list[tf.Tensor], list[tf.Tensor]]:
         """A tape of the map from cotangents to products, its products, and the cotangents."""
-        nobody_else = not may_be_recorded()
-        with tf.GradientTape(persistent=persistent) as tape, TRANSPOSING.using(nobody_else):
+        with tf.GradientTape(persistent=persistent) as tape, TRANSPOSING.using(True):
             cotangents = [tf.zeros_like(output) for output in outputs]
             tape.watch(cotangents)
             products = self._transpose_product(outputs, variables, cotangents)
