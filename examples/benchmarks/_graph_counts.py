@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from tf_kfgn.blocks.factor import NAME_OF_INVERSE
+
 
 class Counts(NamedTuple):
     """Of one call of a graph, all branches of its conditions included, by device.
 
     Attributes:
-        inversions: The cubes of all matrices that are factorised.
+        inversions: The cubes of all matrices that are inverted.
         reduced: Bytes that enter sums over all devices.
         gathered: Bytes that are handed to all other devices.
     """
@@ -41,8 +43,8 @@ def counts_of(graph: tf.Graph) -> Counts:
     found = [collections.Counter[str]() for _ in Counts._fields]
     inversions, reduced, gathered = found
     for operation in (op for inside in _graphs(graph) for op in inside.get_operations()):
-        if operation.type == "Cholesky":
-            *batch, rows, _ = operation.inputs[0].shape
+        if operation.name.rpartition("/")[-1].startswith(NAME_OF_INVERSE):
+            *batch, rows, _ = operation.outputs[0].shape
             inversions[operation.device] += int(tf.TensorShape(batch).num_elements()) * rows**3
         elif operation.type == "CollectiveReduceV2":
             reduced[operation.device] += _size(operation.inputs[0])

@@ -10,6 +10,9 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
+
+from tf_kfgn.blocks import factor
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "benchmarks"
 
@@ -37,6 +40,22 @@ def work(model):
 
 
 @pytest.mark.slow
+def test_inverses_are_counted_by_the_cubes_of_their_rows(monkeypatch):
+    import _graph_counts
+
+    monkeypatch.setattr(factor, "LARGEST_WHOLE", 4)  # larger ones are inverted by halves
+
+    @tf.function
+    def inverses(*matrices):
+        return [factor.cholesky_inverse(matrix) for matrix in matrices]
+
+    specs = [tf.TensorSpec((9, 9)), tf.TensorSpec((2, 3, 3))]
+    [count] = _graph_counts.counts_of(
+        inverses.get_concrete_function(*specs).graph
+    ).inversions.values()
+    assert count == 9**3 + 2 * 3**3
+
+
 def test_work_falls_with_the_replicas_and_half_of_a_factor_travels(tmp_path):
     command = [sys.executable, FOLDER / "scaling.py", "--count", "autoencoder", "--widths"]
     result = subprocess.run([*command, "--out", tmp_path], capture_output=True, text=True)

@@ -9,6 +9,9 @@ import tensorflow as tf
 # Rows of a matrix that is factorised in one piece.
 LARGEST_WHOLE = 256
 
+# Of the operation in a graph whose output is an inverse, for those who count them.
+NAME_OF_INVERSE = "cholesky_inverse"
+
 
 def is_diagonal(factor: tf.Tensor) -> bool:
     """Whether a factor is kept as a column, its diagonal."""
@@ -51,7 +54,7 @@ def cholesky_inverse(matrix: tf.Tensor) -> tf.Tensor:
         matrix: The matrices, of a known size.
     """
     root = inverse_root(matrix)
-    return tf.matmul(root, root, transpose_a=True)
+    return tf.matmul(root, root, transpose_a=True, name=NAME_OF_INVERSE)
 
 
 def inverse_root(matrix: tf.Tensor) -> tf.Tensor:
