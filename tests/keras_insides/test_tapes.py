@@ -40,3 +40,14 @@ def test_is_recording():
         with tape.stop_recording():
             assert not tapes.is_recording(tape)
     assert not tapes.is_recording(tape)
+
+
+def test_may_be_recorded_by_a_tape_or_an_accumulator():
+    assert not tapes.may_be_recorded()
+    with tf.GradientTape() as tape:
+        assert tapes.may_be_recorded()
+        with tape.stop_recording():
+            assert not tapes.may_be_recorded()
+    with tf.autodiff.ForwardAccumulator(tf.constant(1.0), tf.constant(1.0)):
+        assert tapes.may_be_recorded()
+    assert not tapes.may_be_recorded()

@@ -106,6 +106,26 @@ def test_one_that_nobody_differentiates_has_a_single_loop_for_each_direction(cls
     np.testing.assert_allclose(product(x), accumulator.jvp(outputs), rtol=1e-9)
 
 
+@pytest.mark.parametrize("cls", CELLS)
+@pytest.mark.parametrize(("batch", "units"), [(2, 1), (1, 1), (1, 2)])
+def test_batches_and_states_of_one(cls, batch, units):
+    layer = cls(units, return_sequences=True)
+    x = tf.constant(np.random.default_rng(0).normal(size=(batch, 3, 1)).astype("float32"))
+    layer.build(x.shape)
+    weights = [variable.value for variable in layer.trainable_variables]
+
+    @tf.function(autograph=False)
+    def gradient():
+        with tf_kfgn.CurvatureTape() as tape:
+            outputs = layer(x)
+        return tape.gradient(outputs, weights)
+
+    with tf.GradientTape() as tape:
+        outputs = layer(x)
+    for found, expected in zip(gradient(), tape.gradient(outputs, weights), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_sequences_of_unknown_length_and_batches_of_any_size():
     layer, weights, vectors, x = made(tf_kfgn.layers.LSTM)
 

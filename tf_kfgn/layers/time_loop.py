@@ -41,10 +41,14 @@ def over_time(
     arrays = [tf.TensorArray(x.dtype, size=steps).unstack(x) for x in given] if recorded else []
     stores = [tf.TensorArray(spec.dtype, size=steps, element_shape=spec.shape) for spec in kept]
 
+    shapes = [tensor.shape for tensor in carried]
+
     def body(count: tf.Tensor, stores: Any, carried: Any) -> tuple[Any, ...]:
         time = steps - 1 - count if backwards else count
         read = [array.read(time) for array in arrays] or [tensor[time] for tensor in given]
         on, keeps = step(time, read, carried)
+        for new, shape in zip(on, shapes, strict=True):
+            new.set_shape(shape)  # which a gradient inside of the step may not know
         written = [store.write(time, tensor) for store, tensor in zip(stores, keeps, strict=True)]
         return count + 1, written, list(on)
 
