@@ -153,9 +153,9 @@ def test_enough_damping_inverts_an_indefinite_factor():
 
 
 def test_cholesky_inverse_is_the_inverse_of_positive_definite_matrices_only():
-    A = positive(IN, 0)
-    allclose(factor.cholesky_inverse(tf.constant(A)), np.linalg.inv(A))
-    assert not factor.is_finite(factor.cholesky_inverse(tf.constant(-A)))
+    A, unit = positive(IN, 0), tf.eye(IN, dtype=tf.float64)
+    allclose(factor.cholesky_inverse(tf.constant(A), unit), np.linalg.inv(A))
+    assert not factor.is_finite(factor.cholesky_inverse(tf.constant(-A), unit))
     assert factor.is_finite(tf.constant(A))
 
 
@@ -163,12 +163,13 @@ def test_cholesky_inverse_is_the_inverse_of_positive_definite_matrices_only():
 def test_large_matrices_are_inverted_by_halves(monkeypatch, size):
     monkeypatch.setattr(factor, "LARGEST_WHOLE", 2)  # the halves are halved again
     matrices = np.stack([positive(size, seed) for seed in range(3)])
-    root = factor.inverse_root(tf.constant(matrices))
+    unit = tf.eye(size, batch_shape=[3], dtype=tf.float64)
+    root = factor.inverse_root(tf.constant(matrices), unit)
     allclose(root, np.linalg.inv(np.linalg.cholesky(matrices)))
-    allclose(factor.cholesky_inverse(tf.constant(matrices)), np.linalg.inv(matrices))
+    allclose(factor.cholesky_inverse(tf.constant(matrices), unit), np.linalg.inv(matrices))
     # Not positive definite in its last pivot alone, which is in the last half.
     matrices[1, -1, -1] = 0
-    inverses = factor.cholesky_inverse(tf.constant(matrices))
+    inverses = factor.cholesky_inverse(tf.constant(matrices), unit)
     assert [bool(factor.is_finite(inverse)) for inverse in inverses] == [True, False, True]
 
 

@@ -12,6 +12,7 @@ from updates import OPTIMIZERS, batches, joint_weights, made, made_eager
 
 import tf_kfgn
 from tf_kfgn.blocks.kronecker import KroneckerBlock
+from tf_kfgn.callbacks.snapshot import Snapshot, parts_between
 from tf_kfgn.optimizers import inversion
 from tf_kfgn.optimizers.inversion import turns_of
 
@@ -50,6 +51,19 @@ def test_each_update_inverts_one_share_and_none_that_estimates_factors(optimizer
     # Estimates come with updates 0, 3, 6, 9, ...; the first two are inverted at once.
     expected = {0: all_blocks, 3: all_blocks, 8: first, 10: last, 13: first, 14: last}
     assert found == [expected.get(update, []) for update in range(17)]
+
+
+@pytest.mark.usefixtures("in_turns")
+def test_a_monitor_sees_every_turn():
+    model = made_eager(tf_kfgn.KFRA(damping=1.0, **SETTINGS))
+    seen, before = [], Snapshot.of(model.optimizer)
+    for update, (x, y) in enumerate(batches(17)):
+        model.train_on_batch(x, y)
+        after = Snapshot.of(model.optimizer)
+        if parts_between(before, after, model.optimizer.settings).inverses:
+            seen.append(update)
+        before = after
+    assert seen == [0, 3, 8, 10, 13, 14]
 
 
 @pytest.mark.usefixtures("in_turns")

@@ -44,20 +44,21 @@ def damped_inverse(factor: tf.Tensor, damping: tf.Tensor) -> tf.Tensor:
         damped = factor + damping
         return tf.where(damped > 0, 1 / damped, tf.constant(float("nan"), factor.dtype))
     unit = identity(tuple(factor.shape), factor.dtype)
-    return cholesky_inverse(factor + damping * unit)
+    return cholesky_inverse(factor + damping * unit, unit)
 
 
-def cholesky_inverse(matrix: tf.Tensor) -> tf.Tensor:
+def cholesky_inverse(matrix: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
     """Inverse of symmetric positive definite matrices; not finite if one is not that.
 
     Args:
         matrix: The matrices, of a known size.
+        unit: The identity in their shape.
     """
-    root = inverse_root(matrix)
+    root = inverse_root(matrix, unit)
     return tf.matmul(root, root, transpose_a=True, name=NAME_OF_INVERSE)
 
 
-def inverse_root(matrix: tf.Tensor) -> tf.Tensor:
+def inverse_root(matrix: tf.Tensor, unit: tf.Tensor) -> tf.Tensor:
     """The inverse of the lower Cholesky factor of each matrix.
 
     Of large matrices it is put together from those of a half and of that half's Schur complement:
@@ -65,16 +66,16 @@ def inverse_root(matrix: tf.Tensor) -> tf.Tensor:
 
     Args:
         matrix: As for `cholesky_inverse`.
+        unit: Likewise.
     """
     size = matrix.shape[-1]
     if size <= LARGEST_WHOLE:
-        unit = identity(tuple(matrix.shape), matrix.dtype)
         return tf.linalg.triangular_solve(tf.linalg.cholesky(matrix), unit)
     half = size // 2
-    first = inverse_root(matrix[..., :half, :half])
+    first = inverse_root(matrix[..., :half, :half], unit[..., :half, :half])
     below = tf.matmul(matrix[..., half:, :half], first, transpose_b=True)  # of the factor
     complement = matrix[..., half:, half:] - tf.matmul(below, below, transpose_b=True)
-    last = inverse_root(complement)
+    last = inverse_root(complement, unit[..., half:, half:])
     beside = -tf.matmul(last, tf.matmul(below, first))
     above = tf.zeros_like(matrix[..., :half, half:])
     rows = [tf.concat([first, above], axis=-1), tf.concat([beside, last], axis=-1)]

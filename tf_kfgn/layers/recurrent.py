@@ -111,8 +111,15 @@ class RecordingRNN(Recording):
         mask = _boolean(mask)
         steps = self.steps_class(self.cell, bool(training), sequences[:, 0], states)
         zeros = self._zeros(sequences)
-        turns = {"go_backwards": self.go_backwards, "unroll": self.unroll}
-        ran = run(steps, sequences, zeros, states, mask, **turns)
+        ran = run(
+            steps,
+            sequences,
+            zeros,
+            states,
+            mask,
+            go_backwards=self.go_backwards,
+            unroll=self.unroll,
+        )
         used = None if mask is None else tf.cast(mask, sequences.dtype)
         rows = (steps.kernel_rows(sequences), steps.recurrent_rows(ran.before, ran.met))
         weights = zip(

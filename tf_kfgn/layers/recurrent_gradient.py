@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_kfgn._keras.tapes import may_be_recorded
-from tf_kfgn.layers.time_loop import Tensors, over_time, spec_of, spec_of_step
+from tf_kfgn.layers.time_loop import Tensors, over_time, spec_of, spec_of_step, where_counted
 from tf_kfgn.recording.active import TRANSPOSING
 
 
@@ -45,9 +45,7 @@ class Cell(NamedTuple):
 
     def chosen(self, time: tf.Tensor, new: Tensors, old: Tensors) -> list[tf.Tensor]:
         """The new tensors where the step counts, else the old ones."""
-        if self.counts is None:
-            return list(new)
-        return [tf.where(self.counts[time], n, o) for n, o in zip(new, old, strict=True)]
+        return where_counted(self.counts, time, new, old)
 
 
 class _Passed(NamedTuple):

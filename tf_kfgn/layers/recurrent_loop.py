@@ -5,13 +5,14 @@ Keras' own loop hands neither the pre-activations of its steps out nor the outpu
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_kfgn.layers.recurrent_gradient import Cell, loop
 from tf_kfgn.layers.recurrent_steps import CellSteps
-from tf_kfgn.layers.time_loop import Tensors, over_time, spec_of
+from tf_kfgn.layers.time_loop import Tensors, over_time, spec_of, where_counted
 
 
 class Run(NamedTuple):
@@ -79,13 +80,16 @@ def _swapped(tensor: tf.Tensor) -> tf.Tensor:
 
 
 def _step(
-    steps: CellSteps, read: Tensors, old: Tensors, counts: tf.Tensor | None
+    steps: CellSteps,
+    counts: tf.Tensor | None,
+    time: tf.Tensor | int,
+    read: Tensors,
+    old: Tensors,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """One step, which leaves the states as they are where it does not count."""
-    new, met = steps.step(read[0], old, read[1:])
-    if counts is not None:
-        new = [tf.where(counts, n, o) for n, o in zip(new, old, strict=True)]
-    return new, [new[0], *met]
+    stepped = steps.step(read[0], old, read[1:])
+    new = where_counted(counts, time, stepped.states, old)
+    return new, [new[0], *stepped.met]
 
 
 def _unrolled(
@@ -93,7 +97,7 @@ def _unrolled(
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     kept = []
     for time, read in enumerate(zip(*(tf.unstack(tensor) for tensor in given), strict=True)):
-        states, keeps = _step(steps, read, states, None if counts is None else counts[time])
+        states, keeps = _step(steps, counts, time, read, states)
         kept.append(keeps)
     return list(states), [tf.stack(tensors) for tensors in zip(*kept, strict=True)]
 
@@ -101,8 +105,6 @@ def _unrolled(
 def _looped(
     steps: CellSteps, given: Tensors, states: Tensors, counts: tf.Tensor | None
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
-    def step(time: tf.Tensor, read: Tensors, old: Tensors) -> tuple[Tensors, Tensors]:
-        return _step(steps, read, old, None if counts is None else counts[time])
-
     specs = (1 + steps.num_met) * [spec_of(states[0])]
+    step = functools.partial(_step, steps, counts)
     return over_time(step, given, states, specs, recorded=True)

@@ -38,14 +38,14 @@ def over_time(
     """
     static = given[0].shape[0]
     steps = tf.shape(given[0])[0] if static is None else static
-    arrays = [tf.TensorArray(x.dtype, size=steps).unstack(x) for x in given] if recorded else []
+    arrays = [tf.TensorArray(x.dtype, size=steps).unstack(x) for x in given] if recorded else None
     stores = [tf.TensorArray(spec.dtype, size=steps, element_shape=spec.shape) for spec in kept]
 
     shapes = [tensor.shape for tensor in carried]
 
     def body(count: tf.Tensor, stores: Any, carried: Any) -> tuple[Any, ...]:
         time = steps - 1 - count if backwards else count
-        read = [array.read(time) for array in arrays] or [tensor[time] for tensor in given]
+        read = [x[time] for x in given] if arrays is None else [x.read(time) for x in arrays]
         on, keeps = step(time, read, carried)
         for new, shape in zip(on, shapes, strict=True):
             new.set_shape(shape)  # which a gradient inside of the step may not know
@@ -59,6 +59,22 @@ def over_time(
         maximum_iterations=steps,  # XLA needs it for the gradient
     )
     return list(last), [store.stack() for store in stores]
+
+
+def where_counted(
+    counts: tf.Tensor | None, time: tf.Tensor | int, new: Tensors, old: Tensors
+) -> list[tf.Tensor]:
+    """The new tensors where the step at a time counts, else the old ones.
+
+    Args:
+        counts: Booleans of shape `(steps, batch_size, 1)`, or None if all steps count.
+        time: Which step.
+        new: Shape `(batch_size, columns)` each.
+        old: Shaped like them.
+    """
+    if counts is None:
+        return list(new)
+    return [tf.where(counts[time], n, o) for n, o in zip(new, old, strict=True)]
 
 
 def spec_of(tensor: tf.Tensor) -> tf.TensorSpec:
