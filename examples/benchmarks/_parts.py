@@ -17,6 +17,7 @@ from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.optimizers import GaussNewton
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
+from tf_kfgn.optimizers.periods import RARE, Periods
 from tf_kfgn.optimizers.step_size import quadratic_model
 
 Graph = Callable[[], Any]
@@ -101,20 +102,21 @@ def measure(
     first = {name: seconds_of(step, time.perf_counter) for name, step in steps.items()}
 
     settings = optimizer.settings
+    periods = Periods.of(settings, optimizer.layout.blocks)
     graphs = {**graphs_of(plain, ours, optimizer), "Adam": steps["Adam"]}
     for graph in graphs.values():
         graph()
-    for _ in range(settings.inverse_period):  # the first updates invert each new estimate
+    for _ in range(RARE):  # the first updates invert each new estimate
         steps["update"]()
     found: dict[str, list[float]] = {name: [] for name in (*graphs, "update")}
     for _ in range(repeats):
         for name, graph in graphs.items():
             found[name].append(seconds_of(graph))
-        updates = [seconds_of(steps["update"]) for _ in range(settings.inverse_period)]
+        updates = [seconds_of(steps["update"]) for _ in range(RARE)]
         found["update"].append(float(np.mean(updates)))
     seconds = {name: float(np.median(values)) for name, values in found.items()}
     return Measured(
-        milliseconds=parts_of(seconds, settings),
+        milliseconds=parts_of(seconds, periods, settings.damping_period),
         operations=operations_of(ours, optimizer),
         first_step=first["update"],
         adam=1e3 * seconds["Adam"],
@@ -224,24 +226,25 @@ def dense(gradients: list[Any]) -> list[tf.Tensor]:
     return [tf.convert_to_tensor(gradient) for gradient in gradients]
 
 
-def parts_of(seconds: Mapping[str, float], settings: Any) -> dict[str, float]:
+def parts_of(seconds: Mapping[str, float], periods: Periods, comparisons: int) -> dict[str, float]:
     """Milliseconds of each part in one update, from those of the graphs.
 
     Args:
         seconds: Of each graph, and of an update.
-        settings: Which hold the periods.
+        periods: Updates between two estimates, and between two inversions.
+        comparisons: Updates between two comparisons.
     """
     recorded = seconds["recording"]
     of_each = {
         "gradient": seconds["gradient"],
         "recording": recorded - seconds["gradient"],
-        "factor A": (seconds["factor A"] - recorded) / settings.factor_period,
-        "factor G": (seconds["factor G"] - seconds["factor A"]) / settings.factor_period,
-        "averages": seconds["averages"] / settings.factor_period,
-        "inverses": seconds["inverses"] / settings.inverse_period,
+        "factor A": (seconds["factor A"] - recorded) / periods.factors,
+        "factor G": (seconds["factor G"] - seconds["factor A"]) / periods.factors,
+        "averages": seconds["averages"] / periods.factors,
+        "inverses": seconds["inverses"] / periods.inverses,
         "preconditioning": seconds["preconditioning"],
         "quadratic model": seconds["quadratic model"] - recorded,
-        "comparison": seconds["comparison"] / settings.damping_period,
+        "comparison": seconds["comparison"] / comparisons,
     }
     of_each["bookkeeping"] = seconds["update"] - sum(of_each.values())
     return {name: 1e3 * of_each[name] for name in PARTS}
@@ -261,7 +264,7 @@ def operations_of(problem: Problem, optimizer: GaussNewton) -> dict[str, float]:
         for block in optimizer.layout.blocks
         if isinstance(block, KroneckerBlock)
     ]
-    settings = optimizer.settings
+    periods = Periods.of(optimizer.settings, optimizer.layout.blocks)
     columns = sum(likelihood.num_columns for likelihood in tape.likelihoods)
     demand = optimizer.estimator.demand(tape, uses, size, columns)
     gradient = sum(cost.gradient for cost in costs)
@@ -269,10 +272,10 @@ def operations_of(problem: Problem, optimizer: GaussNewton) -> dict[str, float]:
     passes = 4 + (fraction < 1)  # of three that a gradient has
     return {
         "gradient": gradient,
-        "factor A": sum(cost.input_factor for cost in costs) / settings.factor_period,
-        "factor G": demand.operations / settings.factor_period,
-        "inverses": sum(cost.inverses for cost in costs) / settings.inverse_period,
+        "factor A": sum(cost.input_factor for cost in costs) / periods.factors,
+        "factor G": demand.operations / periods.factors,
+        "inverses": sum(cost.inverses for cost in costs) / periods.inverses,
         "preconditioning": sum(cost.preconditioning for cost in costs),
         "quadratic model": gradient * fraction * passes / 3,
-        "comparison": gradient / 3 / settings.damping_period,
+        "comparison": gradient / 3 / optimizer.settings.damping_period,
     }

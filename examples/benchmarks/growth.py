@@ -38,6 +38,7 @@ from matplotlib.ticker import NullLocator
 from rich.console import Console
 
 import tf_kfgn
+from tf_kfgn.optimizers.periods import RARE
 
 OUTPUTS = 10
 
@@ -153,7 +154,7 @@ def measured(name: str, method: str, value: int, updates: int | None) -> Row:
         name: Of the axis.
         method: A key of `METHODS`.
         value: The size.
-        updates: That count; None for a period of inversions.
+        updates: That count; None for the longest period of inversions.
     """
     make = AXES[name].problem
     ours, adam = make(value), make(value)
@@ -162,14 +163,13 @@ def measured(name: str, method: str, value: int, updates: int | None) -> Row:
     for problem, one in ((ours, optimizer), (adam, keras.optimizers.Adam())):
         problem.model.compile(one, problem.loss, jit_compile=False)
         one.build(problem.model.trainable_variables)
-    period = optimizer.settings.inverse_period
     steps = {"ours": step_of(ours), "adam": step_of(adam)}
     memory = {}
     for who, problem in (("ours", ours), ("adam", adam)):
         steps[who]()
-        memory[who] = tensors_at_peak(problem, steps[who], updates or period)
+        memory[who] = tensors_at_peak(problem, steps[who], updates or RARE)
     spent: dict[str, list[tuple[float, float]]] = {who: [] for who in steps}
-    for _ in range(updates or period):
+    for _ in range(updates or RARE):
         for who, step in steps.items():
             start = time.perf_counter()
             spent[who].append((seconds_of(step), time.perf_counter() - start))

@@ -4,9 +4,9 @@
 
 Measures the CPU time of updates and divides it by that of a gradient. The time is that of all
 threads together, so that other programs matter little. After the first updates, which invert each
-new estimate, one whole period of inversions is timed. Next to each number stands the estimate of
-`tf_kfgn.recommend`; the last columns are what it recommends, and how much more that costs than the
-cheapest of the three.
+new estimate, three whole periods of inversions are timed. Next to each number stands the estimate
+of `tf_kfgn.recommend`; the last columns are what it recommends, and how much more that costs than
+the cheapest of the three.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tensorflow as tf
 from benchmark_models import ARCHITECTURES, Architecture
 
 import tf_kfgn
+from tf_kfgn.optimizers.periods import RARE
 
 METHODS = {"KFRA": tf_kfgn.KFRA, "KFLR": tf_kfgn.KFLR, "KFAC": tf_kfgn.KFAC}
 
@@ -83,20 +84,17 @@ def costs(architecture: Architecture) -> dict[str, float]:
 def seconds_of(
     architecture: Architecture, make: Callable[..., Any], x: tf.Tensor, y: tf.Tensor
 ) -> float:
-    """Mean CPU time of an update: the median of each kind, weighted by how often it occurs."""
+    """Mean CPU time of an update: of the medians at each place in a period of inversions."""
     keras.utils.set_random_seed(0)
     model = tf_kfgn.enable_curvature(architecture.make())
     optimizer = make(damping_period=None)
     model.compile(optimizer, architecture.loss, jit_compile=False)
     optimizer.build(model.trainable_variables)
     step = tf.function(lambda: model.train_step((x, y)))
-    settings = optimizer.settings
-    period = settings.inverse_period
-    kinds: dict[tuple[bool, bool], list[float]] = defaultdict(list)
-    for update, seconds in enumerate(times(step, period, 3 * period)):
-        kinds[update % settings.factor_period == 0, update % period == 0].append(seconds)
-    total = sum(len(group) * statistics.median(group) for group in kinds.values())
-    return total / sum(map(len, kinds.values()))
+    places: dict[int, list[float]] = defaultdict(list)
+    for update, seconds in enumerate(times(step, RARE, 3 * RARE)):
+        places[update % RARE].append(seconds)
+    return statistics.fmean(statistics.median(seconds) for seconds in places.values())
 
 
 def times(function: Callable[[], Any], warm_up: int, count: int) -> list[float]:

@@ -49,6 +49,7 @@ from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import invert_in_shares, shares_of
 from tf_kfgn.optimizers import GaussNewton
 from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE
+from tf_kfgn.optimizers.periods import Periods
 from tf_kfgn.replicas.buffers import numbers
 
 LINKS = {
@@ -195,20 +196,20 @@ def work_of(measured: Measured, layout: Layout, optimizer: GaussNewton) -> Work:
         optimizer: Which has the periods.
     """
     seconds = {part: max(0.0, ms) / 1e3 for part, ms in measured.milliseconds.items()}
-    settings = optimizer.settings
-    inversions = seconds.pop("inverses") * settings.inverse_period
+    periods = Periods.of(optimizer.settings, layout.blocks)
+    inversions = seconds.pop("inverses") * periods.inverses
     factors = sum(seconds.pop(part) for part in ("factor A", "factor G", "averages"))
     costs = [block.inversion_cost for block in layout.blocks]
     slots = [slot for block in layout.blocks for slot in block.slots]
     return Work(
         preconditioning=seconds.pop("preconditioning"),
         each_update=sum(seconds.values()),
-        factors=factors * settings.factor_period,
+        factors=factors * periods.factors,
         inversions=[inversions * cost / sum(costs) for cost in costs],
         weights=sum(int(tf.size(variable)) for variable in layout.variables),
         entries=sum(tf.TensorShape(slot.shape).num_elements() for slot in slots) // 2,
-        factor_period=settings.factor_period,
-        inverse_period=settings.inverse_period,
+        factor_period=periods.factors,
+        inverse_period=periods.inverses,
     )
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import tf_kfgn
+from tf_kfgn.optimizers.periods import Periods
 
 FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "benchmarks"
 
@@ -220,7 +220,7 @@ def test_parts_are_what_a_graph_takes_beyond_another():
         "quadratic model": 2.5, "averages": 0.5, "inverses": 4.0, "preconditioning": 0.25,
         "comparison": 0.5, "update": 6.0,
     }  # fmt: skip
-    parts = _parts.parts_of(graphs, tf_kfgn.KFRA().settings)
+    parts = _parts.parts_of(graphs, Periods(factors=5, inverses=20), comparisons=5)
     assert parts["recording"] == 500 and parts["factor A"] == 100 and parts["factor G"] == 400
     assert parts["inverses"] == 200 and parts["comparison"] == 100
     assert sum(parts.values()) == pytest.approx(6000)

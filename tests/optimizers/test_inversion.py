@@ -13,8 +13,9 @@ from updates import OPTIMIZERS, batches, joint_weights, made, made_eager
 import tf_kfgn
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.callbacks.snapshot import Snapshot, parts_between
-from tf_kfgn.optimizers import inversion
+from tf_kfgn.optimizers import periods
 from tf_kfgn.optimizers.inversion import turns_of
+from tf_kfgn.optimizers.periods import Periods
 
 L2 = 1e-3
 SETTINGS = {"factor_period": 3, "inverse_period": 5, "damping_period": 3, "curvature_decay": 0.9}
@@ -23,7 +24,7 @@ SETTINGS = {"factor_period": 3, "inverse_period": 5, "damping_period": 3, "curva
 @pytest.fixture
 def in_turns(monkeypatch):
     """Lets the smallest blocks be inverted in turns."""
-    monkeypatch.setattr(inversion, "LONG", 0)
+    monkeypatch.setattr(periods, "LONG", 0)
 
 
 def inverted_by(model, updates):
@@ -106,11 +107,33 @@ def test_after_a_failure_in_its_turn_a_block_is_inverted_with_all_others(monkeyp
     assert int(optimizer.memory.scalars.inverse_age) == 1
 
 
-def test_turns_are_as_many_as_fit_and_only_of_what_takes_long():
-    def blocks(*costs):
-        return [SimpleNamespace(inversion_cost=cost) for cost in costs]
+def blocks(*costs):
+    return [SimpleNamespace(inversion_cost=cost) for cost in costs]
 
-    long = inversion.LONG
+
+@pytest.mark.parametrize(
+    "settings, cheap, long",
+    [
+        ({}, (5, 5), (5, 20)),
+        ({"factor_period": 2}, (2, 2), (2, 20)),
+        ({"factor_period": 50}, (50, 20), (50, 20)),
+        ({"inverse_period": 7}, (5, 7), (5, 7)),
+    ],
+)
+def test_each_estimate_is_inverted_unless_that_takes_long(settings, cheap, long):
+    settings = tf_kfgn.KFAC(**settings).settings
+    few, many = blocks(0.3 * periods.LONG, 0), blocks(0.3 * periods.LONG, 0, 0.8 * periods.LONG)
+    assert Periods.of(settings, few) == cheap
+    assert Periods.of(settings, many) == long
+
+
+def test_by_default_a_small_net_inverts_in_the_update_after_each_estimate():
+    found = inverted_by(made_eager(tf_kfgn.KFRA(damping=1.0)), 17)
+    assert [update for update, places in enumerate(found) if places] == [0, 6, 11, 16]
+
+
+def test_turns_are_as_many_as_fit_and_only_of_what_takes_long():
+    long = periods.LONG
     settings = tf_kfgn.KFRA().settings
     assert turns_of(settings, blocks(0.3 * long, 0, 0.6 * long)) == [[0, 1, 2]]
     assert turns_of(settings, blocks(3 * long, 0, 2 * long)) == [[0, 1], [2]]

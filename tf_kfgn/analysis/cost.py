@@ -12,8 +12,8 @@ from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import GaussNewton, HessianFree
+from tf_kfgn.optimizers.periods import Periods
 from tf_kfgn.optimizers.reserve import keeps_reserve
-from tf_kfgn.optimizers.settings import Settings
 
 MIB = 2**20
 
@@ -39,27 +39,27 @@ class BlockCost(NamedTuple):
     inverses: int
     preconditioning: int
 
-    def update(self, output_factor: float, settings: Settings, fraction: float) -> float:
+    def update(self, output_factor: float, periods: Periods, fraction: float) -> float:
         """One update without its gradient: each part divided by its period.
 
         Args:
             output_factor: Multiplications and additions of an estimate of G.
-            settings: Which hold the periods.
+            periods: Updates between two estimates, and between two inversions.
             fraction: The part of the batch that the quadratic model is formed of.
         """
         forward = _FORWARD if fraction < 1 else 0  # else it is that of the gradient
         step = self.preconditioning + (2 * _JVP + forward) * fraction * self.gradient
-        return self.blocks(output_factor, settings) + step
+        return self.blocks(output_factor, periods) + step
 
-    def blocks(self, output_factor: float, settings: Settings) -> float:
+    def blocks(self, output_factor: float, periods: Periods) -> float:
         """Factors and inverses, each divided by its period.
 
         Args:
             output_factor: Multiplications and additions of an estimate of G.
-            settings: Which hold the periods.
+            periods: Updates between two estimates, and between two inversions.
         """
-        factors = (self.input_factor + output_factor) / settings.factor_period
-        return factors + self.inverses / settings.inverse_period
+        factors = (self.input_factor + output_factor) / periods.factors
+        return factors + self.inverses / periods.inverses
 
 
 def block_cost(
@@ -99,6 +99,7 @@ def cost_against_gradient(
     block: Block,
     uses: Sequence[ParametrisedOperation],
     optimizer: GaussNewton,
+    periods: Periods,
     batch_size: int,
     output_rows: int,
     num_outputs: int,
@@ -113,7 +114,8 @@ def cost_against_gradient(
     Args:
         block: A block.
         uses: The recorded operations of its matrix.
-        optimizer: Whose estimator and periods count.
+        optimizer: Whose estimator counts.
+        periods: Updates between two of its estimates, and between two of its inversions.
         batch_size: Examples in a batch.
         output_rows: Rows of outputs for one example.
         num_outputs: Outputs of the model for one example.
@@ -124,15 +126,14 @@ def cost_against_gradient(
     if not isinstance(block, KroneckerBlock) or not uses:
         return None
     cost = block_cost(block, uses, batch_size)
-    settings = optimizer.settings
     output_factor = optimizer.estimator.output_cost(uses, cost.forward, batch_size, num_outputs)
     if not isinstance(optimizer, HessianFree):
         fraction = optimizer.fraction_for_curvature(batch_size, output_rows)
-        return cost.update(output_factor, settings, fraction) / cost.gradient
+        return cost.update(output_factor, periods, fraction) / cost.gradient
     iteration = 2 * _JVP * cost.gradient * optimizer.curvature_fraction
     blocks = 0.0
     if keeps_blocks(optimizer):
-        blocks = cost.blocks(output_factor, settings)
+        blocks = cost.blocks(output_factor, periods)
         iteration += cost.preconditioning
     return (blocks + optimizer.search.max_cg_iterations * iteration) / cost.gradient
 

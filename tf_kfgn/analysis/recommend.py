@@ -19,6 +19,7 @@ from tf_kfgn.enabling import recording
 from tf_kfgn.factors.estimator import Uses, uses_of_matrices
 from tf_kfgn.numerics.checks import check_count
 from tf_kfgn.optimizers import KFAC, KFLR, KFRA, GaussNewton
+from tf_kfgn.optimizers.periods import Periods
 from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
 
@@ -162,8 +163,9 @@ def _candidate(
     ]
     gradient = sum(cost.gradient for cost in costs)
     fraction = optimizer.fraction_for_curvature(batch_size, rows_of_an_example(tape.outputs))
-    update = sum(cost.update(0.0, optimizer.settings, fraction) for cost in costs)
-    update += demand.operations / optimizer.settings.factor_period
+    periods = Periods.of(optimizer.settings, blocks)
+    update = sum(cost.update(0.0, periods, fraction) for cost in costs)
+    update += demand.operations / periods.factors
     state = sum(
         state_size(
             block,

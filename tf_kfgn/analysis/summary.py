@@ -22,6 +22,7 @@ from tf_kfgn.operations.features import num_features
 from tf_kfgn.operations.operation import Operation
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import KFRA, GaussNewton, HessianFree
+from tf_kfgn.optimizers.periods import Periods
 from tf_kfgn.optimizers.wrapping import gauss_newton_of
 from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
@@ -94,12 +95,13 @@ def curvature_summary(
         blocks = find_blocks(model.trainable_variables, optimizer.max_factor_size)
         operations, *outputs = _recorded(model, x)
         layers = _layers_of_variables(model)
+        periods = Periods.of(optimizer.settings, blocks)
         rows = BlockRows()
         for block in blocks:
             variables = [model.trainable_variables[index] for index in block.indices]
             layer = layers[id(variables[0])]
             uses = _uses(operations, block)
-            cost = cost_against_gradient(block, uses, optimizer, batch_size, *outputs)
+            cost = cost_against_gradient(block, uses, optimizer, periods, batch_size, *outputs)
             rows[block.name if isinstance(block, KroneckerBlock) else path_of(variables[0])] = {
                 "kind": "Kronecker" if isinstance(block, KroneckerBlock) else "diagonal",
                 "layer": type(layer).__name__,

@@ -83,10 +83,12 @@ class GaussNewton(Stateful, abc.ABC):
             (2015).
         factor_period: Updates between two estimates of the factors. Defaults to `5`: they cost
             about as much as a gradient, and move slowly.
-        inverse_period: Updates between two inversions of a block. Defaults to `20`. Updates that
-            estimate factors leave them to the next one, and where all together take long, each
-            inverts a share of the blocks. During the first `inverse_period` updates every new
-            estimate is inverted at once.
+        inverse_period: Updates between two inversions of a block. Defaults to `None`: each
+            estimate is inverted, where that costs little beside an update, and every fourth one
+            (a period of `20`) where it takes long. Updates that estimate factors leave the
+            inversions to the next one; those that take long are made in turns, a share of the
+            blocks by each update. During the first `inverse_period` updates every new estimate is
+            inverted at once.
         approximation: The weight-sharing approximation: how positions that share weights enter,
             `"correlated"`, `"expand"` or `"reduce"`, or a dictionary from names of layers to
             these. Defaults to `"correlated"`, which takes cotangents of different positions for as
@@ -146,7 +148,7 @@ class GaussNewton(Stateful, abc.ABC):
         model_fraction: float | None = None,
         curvature_decay: float = 0.95,
         factor_period: int = 5,
-        inverse_period: int = 20,
+        inverse_period: int | None = None,
         approximation: Approximation = DEFAULT,
         max_factor_size: int | None = MAX_FACTOR_SIZE,
         weight_decay: float | None = None,

@@ -14,13 +14,11 @@ from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import in_no_share, invert_in_shares, shares_of
 from tf_kfgn.optimizers.damping import retried
 from tf_kfgn.optimizers.memory import Memory
+from tf_kfgn.optimizers.periods import Periods, take_long
 from tf_kfgn.optimizers.settings import Settings
 
 # How much the damping may grow before every block is inverted anew.
 STALE = 2.0
-
-# Cubes of the factors of all blocks, above which they are inverted in turns.
-LONG = 1e8
 
 
 def turns_of(settings: Settings, blocks: list[Block]) -> list[list[int]]:
@@ -33,10 +31,10 @@ def turns_of(settings: Settings, blocks: list[Block]) -> list[list[int]]:
         settings: The optimizer's settings.
         blocks: Its blocks.
     """
-    cost = sum(block.inversion_cost for block in blocks)
-    count = min(settings.factor_period - 1, settings.inverse_period // 2)
+    periods = Periods.of(settings, blocks)
+    count = min(periods.factors - 1, periods.inverses // 2)
     shared = settings.sharding is not None and replicas.count() > 1
-    if cost < LONG or count < 2 or shared:
+    if not take_long(blocks) or count < 2 or shared:
         return [list(range(len(blocks)))]
     first, *others = [share for share in shares_of(blocks, count) if share]
     return [sorted([*first, *in_no_share(blocks)]), *others]
@@ -53,14 +51,15 @@ def with_inverses(
     for those that estimate factors, so that none is much longer than the others.
     """
     states, scalars = memory.blocks, memory.scalars
+    period = Periods.of(settings, layout.blocks).inverses
     known, none = scalars.factor_updates > 0, tf.zeros((), tf.int64)
     estimates = iteration % settings.factor_period == 0
     rests = tf.constant(True) if settings.factor_period == 1 else ~estimates
-    early = (iteration < settings.inverse_period) & estimates
+    early = (iteration < period) & estimates
     missing = scalars.inverse_age == 0
     outgrown = scalars.damping > STALE * scalars.inverted_damping
     at_once = (missing | early | outgrown) & known
-    begins = (scalars.inverse_age >= settings.inverse_period) & rests & known
+    begins = (scalars.inverse_age >= period) & rests & known
     turn = tf.where(begins, none, scalars.inversion_turn)
     taken = begins | (rests & (turn > 0))
 

@@ -60,7 +60,7 @@ class KFRA(GaussNewton):
         model_fraction: float | None = None,
         curvature_decay: float = 0.95,
         factor_period: int = 5,
-        inverse_period: int = 20,
+        inverse_period: int | None = None,
         approximation: Approximation = DEFAULT,
         max_factor_size: int | None = MAX_FACTOR_SIZE,
         weight_decay: float | None = None,

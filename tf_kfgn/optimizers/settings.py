@@ -43,7 +43,7 @@ class Settings:
     model_fraction: float | None
     curvature_decay: float
     factor_period: int
-    inverse_period: int
+    inverse_period: int | None
     sharding: str | None
     curvature_dtype: str | None
 
@@ -61,7 +61,7 @@ class Settings:
         check_number("model_fraction", self.model_fraction, POSITIVE, 1.0, closed=True)
         check_number("curvature_decay", self.curvature_decay, 0.0, 1.0, optional=False)
         check_period("factor_period", self.factor_period)
-        check_period("inverse_period", self.inverse_period)
+        check_period("inverse_period", self.inverse_period, optional=True)
         check_choice("sharding", self.sharding, SHARDINGS)
         check_choice("curvature_dtype", self.curvature_dtype, CURVATURE_DTYPES)
 
