@@ -11,7 +11,7 @@ from typing import Protocol
 from _report import replacing
 
 ROUNDS = 3
-UPDATES = 20  # of each method in a round: the periods of ours are shorter
+UPDATES = 60  # of each method in a round: during the first 20 ours invert more often than later
 
 
 class Timed(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from _comparison import groups_of_ours, lowest, near_horizon
 from _methods import GAUSS_NEWTON, Method, adam, adamw, available, muon
-from _paces import Paces, measure_paces
+from _paces import UPDATES, Paces, measure_paces
 from _runs import Key, Run, Store
 from _search import SEARCHED, Candidate, Outcome, finalists, search
 from _stopwatch import Limit, Point
@@ -144,7 +144,8 @@ class Bench:
         methods = (*ours, *self._plan.first_order)
         if not set(methods) <= set(self._paces.get(*place)):
             trainers = {method: self._trainer(method) for method in methods}
-            self._paces.put(*place, measure_paces(trainers))
+            most = min(UPDATES, self._plan.updates(self._task, self._batch_size))
+            self._paces.put(*place, measure_paces(trainers, updates=most))
         return self._paces.get(*place)
 
     def _search(self, comparison: str, horizons: Mapping[str, int]) -> None:
