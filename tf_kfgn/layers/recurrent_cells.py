@@ -1,7 +1,7 @@
 """The steps of Keras' recurrent cells, once more, with a zero beside each pre-activation.
 
-A step computes what the cell computes, operation by operation. What is added are the zeros, whose
-cotangents stand for those of the pre-activations, and what the weight matrices meet.
+A step computes what the cell computes. What is added are the zeros, whose cotangents stand for
+those of the pre-activations, and what the weight matrices meet.
 """
 
 from __future__ import annotations
@@ -21,19 +21,6 @@ class SimpleSteps(CellSteps):
     gates = 1
 
     @override
-    def step(self, inputs: tf.Tensor, states: Tensors, zeros: Tensors) -> Stepped:
-        [before] = states
-        if self.mask is not None:
-            inputs = inputs * self.mask
-        h = keras.ops.matmul(inputs, self.kernel)
-        if self.bias is not None:
-            h = keras.ops.add(h, self.bias)
-        if self.recurrent_mask is not None:
-            before = before * self.recurrent_mask
-        h = h + keras.ops.matmul(before, self.recurrent_kernel) + zeros[0]
-        return Stepped(self.activated([h], states), [])
-
-    @override
     def activated(self, pre_activations: Tensors, states: Tensors) -> list[tf.Tensor]:
         del states
         [h] = pre_activations
@@ -46,18 +33,13 @@ class LSTMSteps(CellSteps):
     gates = 4
 
     @override
-    def step(self, inputs: tf.Tensor, states: Tensors, zeros: Tensors) -> Stepped:
-        before, _ = states
-        if self.cell.implementation == 1:
-            z = tf.concat(self._apart(inputs, before, zeros[0]), axis=-1)
-        else:
-            if self.mask is not None:
-                inputs = inputs * self.mask
-            z = keras.ops.matmul(inputs, self.kernel)
-            z = keras.ops.add(z, keras.ops.matmul(before, self.recurrent_kernel))
-            if self.bias is not None:
-                z = keras.ops.add(z, self.bias)
-            z = z + zeros[0]
+    def step(self, read: Tensors, states: Tensors) -> Stepped:
+        if self.is_apart:
+            return super().step(read, states)
+        inputs, zeros = read
+        x = self._products(self._masked(inputs, self.mask), self.kernel, self.bias, zeros)
+        h = self._products(self._masked(states[0], self.recurrent_mask), self.recurrent_kernel)
+        z = tf.concat([a + b for a, b in zip(x, h, strict=True)], axis=-1)
         return Stepped(self.activated([z], states), [])
 
     @override
@@ -66,13 +48,6 @@ class LSTMSteps(CellSteps):
         activation, gate = self.cell.activation, self.cell.recurrent_activation
         carry = gate(gates[1]) * states[1] + gate(gates[0]) * activation(gates[2])
         return [gate(gates[3]) * activation(carry), carry]
-
-    def _apart(self, inputs: tf.Tensor, before: tf.Tensor, zeros: tf.Tensor) -> list[tf.Tensor]:
-        """The pre-activations of the gates, each from products of its own."""
-        x = self._products(self._masked(inputs, self.mask), self.kernel, self.bias)
-        h = self._products(self._masked(before, self.recurrent_mask), self.recurrent_kernel)
-        parts = zip(x, h, self._columns(zeros), strict=True)
-        return [a + b + zero for a, b, zero in parts]
 
 
 class GRUSteps(CellSteps):
@@ -112,12 +87,16 @@ class GRUSteps(CellSteps):
         return tf.stack([z, r, *met], axis=2)
 
     @override
-    def step(self, inputs: tf.Tensor, states: Tensors, zeros: Tensors) -> Stepped:
-        [before] = states
+    def step(self, read: Tensors, states: Tensors) -> Stepped:
+        if self.is_apart:
+            return super().step(read, states)
+        [before], (inputs, *zeros) = states, read
         inputs_part = self._inputs_part(inputs, zeros[0])
         if self.cell.reset_after:
-            parts = [inputs_part, self._recurrent_part(before, zeros[1])]
-            return Stepped(self.activated([tf.concat(p, axis=-1) for p in parts], states), [])
+            met = self._masked(before, self.recurrent_mask)
+            recurrent = self._products(met, self.recurrent_kernel, self.biases[1], zeros[1])
+            parts = [tf.concat(part, axis=-1) for part in (inputs_part, recurrent)]
+            return Stepped(self.activated(parts, states), [])
         gate = self.cell.recurrent_activation
         x_z, x_r, x_h = inputs_part
         h_z, h_r, last = self._first_gates(before)
@@ -150,17 +129,6 @@ class GRUSteps(CellSteps):
                 matrix = keras.ops.add(matrix, bias)
             return self._columns(matrix + zeros)
         return self._products(self._masked(inputs, self.mask), self.kernel, bias, zeros)
-
-    def _recurrent_part(self, before: tf.Tensor, zeros: tf.Tensor) -> list[tf.Tensor]:
-        """The pre-activations of the recurrent kernel, by gates."""
-        bias = self.biases[1]
-        if self.cell.implementation != 1:
-            matrix = keras.ops.matmul(before, self.recurrent_kernel)
-            if bias is not None:
-                matrix = matrix + bias
-            return self._columns(matrix + zeros)
-        given = self._masked(before, self.recurrent_mask)
-        return self._products(given, self.recurrent_kernel, bias, zeros)
 
     def _first_gates(self, before: tf.Tensor) -> list[tf.Tensor]:
         """What the recurrent kernel gives to the first two gates, and what meets its third part."""

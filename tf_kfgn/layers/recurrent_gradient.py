@@ -64,6 +64,17 @@ class _Passed(NamedTuple):
     pre_activations: list[tf.Tensor]
 
 
+def pre_activations(drives: Tensors, met: tf.Tensor, kernel: tf.Tensor) -> list[tf.Tensor]:
+    """The pre-activations p of one step.
+
+    Args:
+        drives: d of the step.
+        met: What R meets.
+        kernel: R.
+    """
+    return [*drives[:-1], drives[-1] + tf.matmul(met, kernel)]
+
+
 def loop(
     cell: Cell, drives: Tensors, kernel: tf.Tensor, states: Tensors
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
@@ -106,10 +117,9 @@ def _forwards(
     """Run a loop, which a tape may record: what it leaves behind, and its last states."""
 
     def step(time: tf.Tensor, read: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
-        recurrent = tf.matmul(cell.met(states[0]), kernel)
-        pre_activations = [*read[:-1], read[-1] + recurrent]
-        new = cell.chosen(time, cell.activated(pre_activations, states), states)
-        return new, [*states, *pre_activations]
+        pre = pre_activations(read, cell.met(states[0]), kernel)
+        new = cell.chosen(time, cell.activated(pre, states), states)
+        return new, [*states, *pre]
 
     specs = [*map(spec_of, states), *map(spec_of_step, drives)]
     last, kept = over_time(step, drives, states, specs, recorded=recorded)
@@ -149,7 +159,7 @@ def _transposable(passed: _Passed) -> Callable[..., Any]:
 
 def _cotangents(passed: _Passed, cotangents: Tensors) -> list[tf.Tensor]:
     """Those of R, drives and first states, from those of what `loop` returns."""
-    cell, kernel, before, pre_activations = passed
+    cell, kernel, before, known = passed
     after, *last = cotangents
 
     def step(time: tf.Tensor, read: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
@@ -173,8 +183,8 @@ def _cotangents(passed: _Passed, cotangents: Tensors) -> list[tf.Tensor]:
             through = [t + s for t, s in zip(through, skipped, strict=True)]
         return through, of_pre
 
-    specs = [*map(spec_of_step, pre_activations)]
-    given = [after, *before, *pre_activations]
+    specs = [*map(spec_of_step, known)]
+    given = [after, *before, *known]
     first, of_drives = over_time(step, given, last, specs, backwards=True)
     of_kernel = tf.einsum("tbi,tbo->io", cell.met(before[0]), of_drives[-1])
     return [of_kernel, *of_drives, *first]
@@ -182,15 +192,15 @@ def _cotangents(passed: _Passed, cotangents: Tensors) -> list[tf.Tensor]:
 
 def _tangents(passed: _Passed, tangents: Tensors) -> list[tf.Tensor]:
     """Those of what `loop` returns, from those of R, drives and first states."""
-    cell, kernel, before, pre_activations = passed
-    of_kernel, of_drives = tangents[0], list(tangents[1 : 1 + len(pre_activations)])
+    cell, kernel, before, known = passed
+    of_kernel, of_drives = tangents[0], list(tangents[1 : 1 + len(known)])
     of_drives[-1] += tf.einsum("tbi,io->tbo", cell.met(before[0]), of_kernel)
 
     def step(time: tf.Tensor, read: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
         drives, rest = _split(read, len(of_drives))
         old, pre = _split(rest, len(before))
-        recurrent = tf.matmul(cell.met(states[0]), kernel)
-        inputs, moves = [*old, *pre], [*states, *drives[:-1], drives[-1] + recurrent]
+        inputs = [*old, *pre]
+        moves = [*states, *pre_activations(drives, cell.met(states[0]), kernel)]
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
                 inner.watch(inputs)
@@ -204,7 +214,7 @@ def _tangents(passed: _Passed, tangents: Tensors) -> list[tf.Tensor]:
         return moved, moved[:1]
 
     first = list(tangents[1 + len(of_drives) :])
-    given = [*of_drives, *before, *pre_activations]
+    given = [*of_drives, *before, *known]
     last, [after] = over_time(step, given, first, [spec_of(first[0])])
     return [after, *last]
 

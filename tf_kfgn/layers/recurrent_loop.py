@@ -58,12 +58,10 @@ def run(
         """In the order of the loop, or back in that of the sequence; there and back is one."""
         return [tf.reverse(tensor, [0]) for tensor in tensors] if go_backwards else list(tensors)
 
-    apart = steps.is_apart and not unroll
-    given = steps.drives(sequences, zeros) if apart else [sequences, *zeros]
-    given = turned([_swapped(tensor) for tensor in given])
+    given = turned([_swapped(tensor) for tensor in steps.given(sequences, zeros)])
     counts = None if mask is None else turned([tf.transpose(mask)[..., None]])[0]
     met: list[tf.Tensor] = []
-    if apart:
+    if steps.is_apart and not unroll:
         cell = Cell(steps.activated, steps.recurrent_mask, counts)
         after, last = loop(cell, given, steps.recurrent_kernel, states)
     else:
@@ -87,7 +85,7 @@ def _step(
     old: Tensors,
 ) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
     """One step, which leaves the states as they are where it does not count."""
-    stepped = steps.step(read[0], old, read[1:])
+    stepped = steps.step(read, old)
     new = where_counted(counts, time, stepped.states, old)
     return new, [new[0], *stepped.met]
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
+from tf_kfgn.layers.recurrent_gradient import pre_activations
 from tf_kfgn.operations.marks import mark_biases, mark_weights
 from tf_kfgn.operations.weight_matrix import AxisOrder, RowOrder, WeightMatrix
 
@@ -58,24 +59,34 @@ class CellSteps(abc.ABC):
         self.recurrent_kernel = keras.ops.convert_to_tensor(cell.recurrent_kernel)
         self.bias = None if cell.bias is None else keras.ops.convert_to_tensor(cell.bias)
 
-    @abc.abstractmethod
-    def step(self, inputs: tf.Tensor, states: Tensors, zeros: Tensors) -> Stepped:
-        """One step.
+    def given(self, sequences: tf.Tensor, zeros: Tensors) -> list[tf.Tensor]:
+        """What the steps read: the drives where `is_apart`, else what comes in.
 
         Args:
-            inputs: Of this step, `(batch_size, features)`.
-            states: After the step before.
+            sequences: Shape `(batch_size, steps, features)`.
             zeros: For the pre-activation of the kernel and, where it is another one, that of the
-                recurrent kernel, `(batch_size, gates * units)`.
+                recurrent kernel, `(batch_size, steps, gates * units)`.
         """
+        return self.drives(sequences, zeros) if self.is_apart else [sequences, *zeros]
+
+    def step(self, read: Tensors, states: Tensors) -> Stepped:
+        """One step; here that of a cell which `is_apart`.
+
+        Args:
+            read: What is `given` to this step.
+            states: After the step before.
+        """
+        met = states[0] if self.recurrent_mask is None else states[0] * self.recurrent_mask
+        pre = pre_activations(read, met, self.recurrent_kernel)
+        return Stepped(self.activated(pre, states), [])
 
     @abc.abstractmethod
     def activated(self, pre_activations: Tensors, states: Tensors) -> list[tf.Tensor]:
         """The new states from pre-activations and old states, where `is_apart`.
 
         Args:
-            pre_activations: What `drives` gives for this step; what the recurrent kernel makes of
-                the state is in the last one.
+            pre_activations: Drives of this step; what the recurrent kernel makes of the state is
+                in the last one.
             states: After the step before.
         """
 
@@ -88,8 +99,8 @@ class CellSteps(abc.ABC):
         """What the pre-activations of all steps are without the recurrent kernel.
 
         Args:
-            sequences: Shape `(batch_size, steps, features)`.
-            zeros: For each pre-activation, `(batch_size, steps, gates * units)`.
+            sequences: As of `given`.
+            zeros: As of `given`.
         """
         return [self._driven(sequences, self.bias) + zeros[0]]
 
