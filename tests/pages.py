@@ -1,4 +1,4 @@
-"""Pages of the documentation, and the Python code that they show."""
+"""Pages of the documentation, the Python code that they show, and what this code calls yours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import inspect
 import pathlib
 import re
 from typing import Any
+
+import keras
+import numpy as np
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -78,3 +81,16 @@ class Page:
         """Assert that every block was run."""
         left = self._blocks[self._next :]
         assert not left, f"{self.path.name} has {len(left)} blocks that no test runs: {left}"
+
+
+def regression(features: int, outputs: int, examples: int = 100) -> tuple[Any, Any]:
+    """Inputs, and targets that depend on them."""
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(examples, features)).astype("float32")
+    return x, np.tanh(x @ generator.normal(size=(features, outputs))).astype("float32")
+
+
+def network(*widths: int, activation: str = "tanh") -> keras.Model:
+    """A dense network with these widths, the features of its inputs first."""
+    hidden = [keras.layers.Dense(width, activation) for width in widths[1:-1]]
+    return keras.Sequential([keras.Input(widths[:1]), *hidden, keras.layers.Dense(widths[-1])])

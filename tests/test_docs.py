@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from architectures import double_precision
 from brute_force import allclose, gauss_newton, wrong
-from pages import DOCS, README, Page, docstring_blocks, languages, python_blocks
+from pages import DOCS, README, Page, languages, network, python_blocks, regression
 
 import tf_kfgn
 from tf_kfgn.factors.estimator import ESTIMATORS
@@ -66,18 +66,6 @@ def images(examples=100):
     generator = np.random.default_rng(0)
     x = generator.uniform(size=(examples, 784)).astype("float32")
     return x, generator.integers(10, size=examples)
-
-
-def regression(features, outputs, examples=100):
-    generator = np.random.default_rng(0)
-    x = generator.normal(size=(examples, features)).astype("float32")
-    return x, np.tanh(x @ generator.normal(size=(features, outputs))).astype("float32")
-
-
-def network(*widths, activation="tanh"):
-    """A dense network with these widths, the features of its inputs first."""
-    hidden = [keras.layers.Dense(width, activation) for width in widths[1:-1]]
-    return keras.Sequential([keras.Input(widths[:1]), *hidden, keras.layers.Dense(widths[-1])])
 
 
 def falls(model):
@@ -404,43 +392,3 @@ def test_the_code_of_theory(page, tmp_path, capsys):
     np.testing.assert_allclose(page["top"].values, np.linalg.eigvalsh(exact)[:-4:-1], rtol=1e-6)
     for picture in ("curvature-error.png", "spectra.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-
-
-@pytest.mark.parametrize("place", docstring_blocks())
-def test_the_code_of_a_docstring(place, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    x, y = regression(6, 3)
-    model = tf_kfgn.enable_curvature(network(6, 4, 3))
-    model.compile(tf_kfgn.KFRA(), "mse")
-    optimizer, loss_fn = tf_kfgn.KFLR(), keras.losses.MeanSquaredError()
-    optimizer.build(model.trainable_variables)
-    with tf_kfgn.CurvatureTape() as tape:
-        outputs = model(x, training=True)
-        loss = loss_fn(y, outputs)
-        tape.watch_loss(loss_fn, y, outputs)
-    names = {
-        "tf_kfgn": tf_kfgn,
-        "model": model,
-        "optimizer": optimizer,
-        "loss_fn": loss_fn,
-        "x": x,
-        "y": y,
-        "tape": tape,
-        "gradients": tape.gradient(loss, model.trainable_variables),
-        "objective": lambda: tape.loss_of(model(x)),
-        "strategy": tf.distribute.get_strategy(),
-        "dataset": tf.data.Dataset.from_tensor_slices((x, y)).batch(10),
-    }
-    code = docstring_blocks()[place].replace("[..., ", "[")  # callbacks of your own
-    code = code.replace("epochs=100", "epochs=3")
-    exec(compile(code, place, "exec"), names)
-    model.fit(x, y, verbose=0)
-    assert np.isfinite(model.history.history["loss"]).all()
-
-
-def test_docstrings_with_code_are_found():
-    assert {place.split(":")[1] for place in docstring_blocks()} >= {
-        "CurvatureMonitor",
-        "CurvatureTape",
-        "KFRA",
-    }
