@@ -13,7 +13,7 @@ KINDS = {".py", ".md", ".toml", ".cfg", ".yml", ".txt", ".css"}
 ONLY_IN = {
     ".png": ("docs/",),
     ".npz": ("tests/",),
-    ".json": ("tests/",),
+    ".json": ("tests/", "examples/benchmarks/everyday-paces"),
     ".keras": ("tests/saved/",),
     ".csv": ("examples/", "docs/"),
     ".xz": ("examples/benchmarks/everyday-runs",),
