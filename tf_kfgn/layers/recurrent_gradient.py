@@ -43,6 +43,12 @@ class Cell(NamedTuple):
         """What R meets: the first state, or its cotangent where R has met it."""
         return state if self.dropout is None else state * self.dropout
 
+    def pre_activations(
+        self, drives: Tensors, state: tf.Tensor, kernel: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """The p of a step, from its drives, the first state before it, and R."""
+        return [*drives[:-1], drives[-1] + tf.matmul(self.met(state), kernel)]
+
     def chosen(self, time: tf.Tensor, new: Tensors, old: Tensors) -> list[tf.Tensor]:
         """The new tensors where the step counts, else the old ones."""
         return where_counted(self.counts, time, new, old)
@@ -62,17 +68,6 @@ class _Passed(NamedTuple):
     kernel: tf.Tensor
     before: list[tf.Tensor]
     pre_activations: list[tf.Tensor]
-
-
-def pre_activations(drives: Tensors, met: tf.Tensor, kernel: tf.Tensor) -> list[tf.Tensor]:
-    """The pre-activations p of one step.
-
-    Args:
-        drives: d of the step.
-        met: What R meets.
-        kernel: R.
-    """
-    return [*drives[:-1], drives[-1] + tf.matmul(met, kernel)]
 
 
 def loop(
@@ -117,7 +112,7 @@ def _forwards(
     """Run a loop, which a tape may record: what it leaves behind, and its last states."""
 
     def step(time: tf.Tensor, read: Tensors, states: Tensors) -> tuple[Tensors, Tensors]:
-        pre = pre_activations(read, cell.met(states[0]), kernel)
+        pre = cell.pre_activations(read, states[0], kernel)
         new = cell.chosen(time, cell.activated(pre, states), states)
         return new, [*states, *pre]
 
@@ -200,7 +195,7 @@ def _tangents(passed: _Passed, tangents: Tensors) -> list[tf.Tensor]:
         drives, rest = _split(read, len(of_drives))
         old, pre = _split(rest, len(before))
         inputs = [*old, *pre]
-        moves = [*states, *pre_activations(drives, cell.met(states[0]), kernel)]
+        moves = [*states, *cell.pre_activations(drives, states[0], kernel)]
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
                 inner.watch(inputs)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_kfgn.layers.recurrent_gradient import Cell, loop
+from tf_kfgn.layers.recurrent_gradient import loop
 from tf_kfgn.layers.recurrent_steps import CellSteps
 from tf_kfgn.layers.time_loop import Tensors, over_time, spec_of, where_counted
 
@@ -62,8 +62,7 @@ def run(
     counts = None if mask is None else turned([tf.transpose(mask)[..., None]])[0]
     met: list[tf.Tensor] = []
     if steps.is_apart and not unroll:
-        cell = Cell(steps.activated, steps.recurrent_mask, counts)
-        after, last = loop(cell, given, steps.recurrent_kernel, states)
+        after, last = loop(steps.apart(counts), given, steps.recurrent_kernel, states)
     else:
         repeat = _unrolled if unroll else _looped
         last, (after, *met) = repeat(steps, given, states, counts)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 import tensorflow as tf
 
-from tf_kfgn.layers.recurrent_gradient import pre_activations
+from tf_kfgn.layers.recurrent_gradient import Cell
 from tf_kfgn.operations.marks import mark_biases, mark_weights
 from tf_kfgn.operations.weight_matrix import AxisOrder, RowOrder, WeightMatrix
 
@@ -76,9 +76,12 @@ class CellSteps(abc.ABC):
             read: What is `given` to this step.
             states: After the step before.
         """
-        met = states[0] if self.recurrent_mask is None else states[0] * self.recurrent_mask
-        pre = pre_activations(read, met, self.recurrent_kernel)
+        pre = self.apart().pre_activations(read, states[0], self.recurrent_kernel)
         return Stepped(self.activated(pre, states), [])
+
+    def apart(self, counts: tf.Tensor | None = None) -> Cell:
+        """What a step does apart from its weights, where it `is_apart`; `counts` as of `Cell`."""
+        return Cell(self.activated, self.recurrent_mask, counts)
 
     @abc.abstractmethod
     def activated(self, pre_activations: Tensors, states: Tensors) -> list[tf.Tensor]:
