@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import pathlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from _report import replacing
 
 ROUNDS = 3
-UPDATES = 60  # of each method in a round: during the first 20 ours invert more often than later
+UPDATES = 60  # of each method in a round
+EARLY = 20  # updates in which ours invert more often than later
 
 
 class Timed(Protocol):
@@ -22,9 +23,13 @@ class Timed(Protocol):
 
 
 def measure_paces(
-    trainers: Mapping[str, Timed], *, rounds: int = ROUNDS, updates: int = UPDATES
+    trainers: Mapping[str, Timed],
+    *,
+    rounds: int = ROUNDS,
+    updates: int = UPDATES,
+    of_run: int | None = None,
 ) -> dict[str, float]:
-    """Seconds of an update.
+    """Seconds of an update, on the mean over a run.
 
     A clock says little on a machine with other work. The ratio of two methods says more, if they
     are timed in turns: what disturbs one disturbs the other.
@@ -33,15 +38,28 @@ def measure_paces(
         trainers: By method.
         rounds: How often each has its turn.
         updates: In a turn.
+        of_run: Updates of the run. Defaults to those of a turn.
 
     Returns:
-        For each method, the median over rounds of the mean over updates.
+        For each method, the median over rounds.
     """
     measured = times_in_turns(trainers, rounds=rounds, updates=updates)
     return {
-        method: statistics.median(map(statistics.fmean, turns))
+        method: statistics.median(mean_over_run(times, of_run or updates) for times in turns)
         for method, turns in measured.items()
     }
+
+
+def mean_over_run(times: Sequence[float], updates: int) -> float:
+    """Seconds of an update of a run, from those of its beginning.
+
+    Args:
+        times: Of the first updates. What follows is like those after the first `EARLY`.
+        updates: Of the run.
+    """
+    begun, later = times[:updates], times[EARLY:]
+    missing = (updates - len(begun)) * statistics.fmean(later) if later else 0.0
+    return (sum(begun) + missing) / (updates if later else len(begun))
 
 
 def times_in_turns(

@@ -144,8 +144,9 @@ class Bench:
         methods = (*ours, *self._plan.first_order)
         if not set(methods) <= set(self._paces.get(*place)):
             trainers = {method: self._trainer(method) for method in methods}
-            most = min(UPDATES, self._plan.updates(self._task, self._batch_size))
-            self._paces.put(*place, measure_paces(trainers, updates=most))
+            planned = self._plan.updates(self._task, self._batch_size)
+            paces = measure_paces(trainers, updates=min(UPDATES, planned), of_run=planned)
+            self._paces.put(*place, paces)
         return self._paces.get(*place)
 
     def _search(self, comparison: str, horizons: Mapping[str, int]) -> None:

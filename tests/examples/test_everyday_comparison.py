@@ -222,3 +222,12 @@ def test_paces_are_measured_in_turns_and_disturbed_rounds_do_not_count(modules, 
     again = modules.paces.Paces(tmp_path)
     assert again.get("wine", 32, "one") == paces
     assert again.get("wine", 32, "other") == {}
+
+
+def test_a_pace_is_the_mean_of_a_whole_run_whose_first_updates_take_longer(modules):
+    times = 20 * [3.0] + 40 * [1.0]
+    mean = modules.paces.mean_over_run
+    assert mean(times, 60) == pytest.approx(100 / 60)
+    assert mean(times, 200) == pytest.approx((20 * 3 + 180) / 200)
+    assert mean(times, 30) == pytest.approx((20 * 3 + 10) / 30)
+    assert mean(times[:12], 200) == 3.0

@@ -161,7 +161,7 @@ TASKS = (
         batch_sizes=(16, 128),
         updates=(200, 100),
         seconds=(2.7, 5.5),
-        left_out=NO_KFRA,
+        left_out=NO_KFRA | data.NO_KFLR,
     ),
     Task(
         "text_transformer",

@@ -22,6 +22,9 @@ CLASSES = 10
 TRAIN_IMAGES, VALIDATION_IMAGES = 10_000, 2_000
 
 CHARACTERS = "\n !\"#%&'()*+,-./0123456789:;=@[]_abcdefghijklmnopqrstuvwxyz{}"  # and one for others
+NO_KFLR = {
+    "kflr": f"a backward pass for each of {len(CHARACTERS) + 1} characters: seconds an update"
+}
 WORDS = 2_000
 PACKAGES = (
     "asyncio", "ctypes", "email", "http", "importlib",

@@ -54,6 +54,6 @@ TASKS = (
         batch_sizes=(16, 128),
         updates=(200, 100),
         seconds=(3.9, 7.4),
-        left_out=NO_KFRA,
+        left_out=NO_KFRA | data.NO_KFLR,
     ),
 )
