@@ -10,9 +10,11 @@ from typing import Protocol
 
 from _report import replacing
 
+from tf_kfgn.optimizers.periods import RARE
+
 ROUNDS = 3
 UPDATES = 60  # of each method in a round
-EARLY = 20  # updates in which ours invert more often than later
+EARLY = RARE  # updates in which ours may invert more often than later
 
 
 class Timed(Protocol):
@@ -54,12 +56,11 @@ def mean_over_run(times: Sequence[float], updates: int) -> float:
     """Seconds of an update of a run, from those of its beginning.
 
     Args:
-        times: Of the first updates. What follows is like those after the first `EARLY`.
-        updates: Of the run.
+        times: Of the first updates. What follows is like those after the first `EARLY`, if any.
+        updates: Of the run, no fewer.
     """
-    begun, later = times[:updates], times[EARLY:]
-    missing = (updates - len(begun)) * statistics.fmean(later) if later else 0.0
-    return (sum(begun) + missing) / (updates if later else len(begun))
+    later = statistics.fmean(times[EARLY:] or times)
+    return (sum(times) + (updates - len(times)) * later) / updates
 
 
 def times_in_turns(

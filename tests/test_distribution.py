@@ -123,8 +123,11 @@ def test_replicas_that_hold_shares_of_the_inverses_end_there_too(on_one_device, 
 
 @pytest.mark.slow
 def test_four_replicas_end_there_too(on_one_device):
-    found = weights_on(4, "kfra")  # each takes a trace for every replica
-    np.testing.assert_allclose(found["kfra"], on_one_device["kfra"], rtol=1e-5, atol=1e-8)
+    found = weights_on(4, *OPTIMIZERS)
+    for optimizer in OPTIMIZERS:
+        np.testing.assert_allclose(
+            found[optimizer], on_one_device[optimizer], rtol=1e-5, atol=1e-8, err_msg=optimizer
+        )
 
 
 def assert_differ_by_half_precision(found, expected):
@@ -188,13 +191,16 @@ def test_two_workers_one_of_them_killed_end_from_checkpoints_where_one_device_do
     assert workers[1].returncode == -signal.SIGKILL
     assert workers[0].returncode not in (0, -signal.SIGKILL)  # told that it is alone
     ports = free_ports(2)
-    others = ("kflr", "kfra_in_half", "kfac_in_shares")
+    others = (*OPTIMIZERS, "kfra_in_half", "kfac_in_shares")
     found = outcomes([start_worker(index, ports, folder, -1, *others) for index in range(2)])
     assert [one["first"] for one in found] == [8, 8]
     for one in found:
         np.testing.assert_allclose(one["weights"], whole["weights"], rtol=1e-6, atol=1e-12)
-        for problem, expected in (("kflr", "kflr"), ("kfac_in_shares", "kfac")):
+        for optimizer in OPTIMIZERS:
             np.testing.assert_allclose(
-                one[problem], on_one_device[expected], rtol=1e-5, atol=1e-8, err_msg=problem
+                one[optimizer], on_one_device[optimizer], rtol=1e-5, atol=1e-8, err_msg=optimizer
             )
+        np.testing.assert_allclose(
+            one["kfac_in_shares"], on_one_device["kfac"], rtol=1e-5, atol=1e-8
+        )
         assert_differ_by_half_precision(one["kfra_in_half"], on_one_device["kfra_in_half"])

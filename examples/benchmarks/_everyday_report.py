@@ -19,6 +19,8 @@ from rich.table import Table
 HEADINGS = {"updates": "equal updates", "seconds": "equal seconds", "validation": "validation"}
 SHORT = {"updates": "upd.", "seconds": "sec.", "validation": "val."}
 BEST = "best of ours"
+STATES = ("runs", "failed", "diverged", "stalled")
+PACE = "times Adam's update"
 FARTHEST = 10.0  # ratios beyond this are drawn at the edge of the figure
 
 
@@ -57,12 +59,13 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
         title="Won / equal / lost, and the geometric mean of the ratios",
         caption="failed: not finite, or an error; diverged: rose to twice its lowest objective;\n"
         "stalled: no progress in the last half where Adam made some;\n"
-        "taken back: steps in the last half, mean over runs",
+        "taken back: steps in the last half, mean over runs;\n"
+        f"{PACE}: what an update takes beside one of Adam, median over tasks",
     )
     table.add_column("ours")
     for measure in MEASURES:
         table.add_column(HEADINGS[measure], justify="right")
-    for heading in ("runs", "failed", "diverged", "stalled", "taken back"):
+    for heading in (*STATES, "taken back", PACE):
         table.add_column(heading, justify="right")
     for line in summarise(rows):
         table.add_row(
@@ -71,8 +74,9 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
                 "{} / {} / {}  ".format(*line[f"won_{measure}"]) + _text(line[f"mean_{measure}"])
                 for measure in MEASURES
             ),
-            *(str(line[name]) for name in ("runs", "failed", "diverged", "stalled")),
+            *(str(line[name]) for name in STATES),
             f"{line['rejected']:.1f}",
+            _paces_text(line),
         )
     print_in_full(console, table)
 
@@ -103,7 +107,17 @@ def _summary(name: str, chosen: Sequence[tuple[Row, str]]) -> dict:
         ratios = [row.ratio(method, measure) for row, method in chosen]
         line[f"won_{measure}"] = share_won(ratios)
         line[f"mean_{measure}"] = _geometric_mean(ratios)
+    beside_adam = [row.pace(method) / row.pace("adam") for row, method in chosen]
+    line["paces"] = sorted(ratio for ratio in beside_adam if not math.isnan(ratio))
     return line
+
+
+def _paces_text(line: dict) -> str:
+    """The median of how long an update takes beside one of Adam, the least and the most."""
+    paces = line["paces"]
+    if not paces:
+        return "-"
+    return f"{statistics.median(paces):.2f} ({paces[0]:.2f} to {paces[-1]:.2f})"
 
 
 def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Path]:
@@ -179,16 +193,16 @@ def as_markdown(rows: Sequence[Row]) -> str:
             )
         )
     lines += ["", "Won / equal / lost, and the geometric mean of the ratios:", ""]
-    states = ("runs", "failed", "diverged", "stalled")
-    lines += _heading("ours", *measures, *states, "taken back")
+    lines += _heading("ours", *measures, *STATES, "taken back", PACE)
     for found in summarise(rows):
         won = (
             "{} / {} / {}, ".format(*found[f"won_{name}"]) + _text(found[f"mean_{name}"])
             for name in MEASURES
         )
         name = found["ours"] if found["ours"] == BEST else found["ours"].upper()
-        counts = (str(found[state]) for state in states)
-        lines.append(_line(name, *won, *counts, f"{found['rejected']:.1f}"))
+        counts = (str(found[state]) for state in STATES)
+        taken_back = f"{found['rejected']:.1f}"
+        lines.append(_line(name, *won, *counts, taken_back, _paces_text(found)))
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keras
-from _task import ERROR, Task
+from _task import ERROR, Task, without_kflr
 from keras import layers, ops
 
 from _tasks import data
@@ -88,7 +88,7 @@ def _embedded(tokens, vocabulary: int, length: int, width: int):
 
 def build_character_transformer() -> keras.Model:
     """A causal decoder from characters to the logits of the next ones."""
-    characters = len(data.CHARACTERS) + 1
+    characters = data.CHARACTER_CLASSES
     tokens = keras.Input((TEXT,), dtype="int32")
     x = _embedded(tokens, characters, TEXT, 32)
     for _ in range(2):
@@ -161,7 +161,7 @@ TASKS = (
         batch_sizes=(16, 128),
         updates=(200, 100),
         seconds=(2.7, 5.5),
-        left_out=NO_KFRA | data.NO_KFLR,
+        left_out=NO_KFRA | without_kflr(data.CHARACTER_CLASSES, "characters"),
     ),
     Task(
         "text_transformer",

@@ -21,10 +21,8 @@ DEBIAN_PACKAGE = "dataset-fashion-mnist"
 CLASSES = 10
 TRAIN_IMAGES, VALIDATION_IMAGES = 10_000, 2_000
 
-CHARACTERS = "\n !\"#%&'()*+,-./0123456789:;=@[]_abcdefghijklmnopqrstuvwxyz{}"  # and one for others
-NO_KFLR = {
-    "kflr": f"a backward pass for each of {len(CHARACTERS) + 1} characters: seconds an update"
-}
+CHARACTERS = "\n !\"#%&'()*+,-./0123456789:;=@[]_abcdefghijklmnopqrstuvwxyz{}"
+CHARACTER_CLASSES = len(CHARACTERS) + 1  # one is for all others
 WORDS = 2_000
 PACKAGES = (
     "asyncio", "ctypes", "email", "http", "importlib",

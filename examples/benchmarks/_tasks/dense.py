@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-from _task import ERROR, PIXEL_ERROR, PROBABILITY_ERROR, SQUARED_ERROR, Task
+from _task import ERROR, PIXEL_ERROR, PROBABILITY_ERROR, SQUARED_ERROR, Task, without_kflr
 from keras import layers
 
 from _tasks import data
@@ -13,7 +13,7 @@ from _tasks import data
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 BERNOULLI = keras.losses.BinaryCrossentropy(from_logits=True)
 PIXELS = 784
-NO_KFLR = {"kflr": "a backward pass for each of 784 pixels"}
+NO_KFLR = without_kflr(PIXELS, "pixels")
 
 
 def build_dense(

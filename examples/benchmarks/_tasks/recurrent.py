@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keras
-from _task import ERROR, SQUARED_ERROR, Task
+from _task import ERROR, SQUARED_ERROR, Task, without_kflr
 from keras import layers
 
 from _tasks import data
@@ -20,7 +20,7 @@ def build_adding_lstm() -> keras.Model:
 
 def build_character_gru() -> keras.Model:
     """A GRU from characters to the logits of the next ones."""
-    characters = len(data.CHARACTERS) + 1
+    characters = data.CHARACTER_CLASSES
     return keras.Sequential(
         [
             keras.Input((32,), dtype="int32"),
@@ -54,6 +54,6 @@ TASKS = (
         batch_sizes=(16, 128),
         updates=(200, 100),
         seconds=(3.9, 7.4),
-        left_out=NO_KFRA | data.NO_KFLR,
+        left_out=NO_KFRA | without_kflr(data.CHARACTER_CLASSES, "characters"),
     ),
 )
