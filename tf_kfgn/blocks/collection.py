@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +14,7 @@ from tf_kfgn.numerics.sums import ordered_sum
 
 States = list[Any]
 Estimates = Sequence[Sequence[tf.Tensor]]
+Pieces = Mapping[int, tf.Tensor]
 
 
 def estimates(blocks: Sequence[Block], states: States) -> list[tuple[tf.Tensor, ...]]:
@@ -92,7 +93,10 @@ def invert(
 
 
 def precondition(
-    blocks: Sequence[Block], states: States, tensors: Sequence[tf.Tensor]
+    blocks: Sequence[Block],
+    states: States,
+    tensors: Sequence[tf.Tensor],
+    known: Mapping[int, Pieces] = {},
 ) -> list[tf.Tensor]:
     """The damped inverse of the whole block-diagonal matrix times a vector.
 
@@ -100,13 +104,17 @@ def precondition(
         blocks: Blocks that together hold every weight once.
         states: One state for each block.
         tensors: One tensor for each variable of the optimizer.
+        known: What some blocks make of them, by their places.
     """
-    pieces = preconditioned_pieces(blocks, states, tensors)
+    pieces = preconditioned_pieces(blocks, states, tensors, known)
     return [ordered_sum(found or [tensor]) for found, tensor in zip(pieces, tensors, strict=True)]
 
 
 def preconditioned_pieces(
-    blocks: Sequence[Block], states: States, tensors: Sequence[tf.Tensor]
+    blocks: Sequence[Block],
+    states: States,
+    tensors: Sequence[tf.Tensor],
+    known: Mapping[int, Pieces] = {},
 ) -> list[list[tf.Tensor]]:
     """For each tensor what each block that it takes part in makes of it.
 
@@ -114,9 +122,11 @@ def preconditioned_pieces(
         blocks: Any blocks.
         states: One state for each block.
         tensors: One tensor for each variable of the optimizer.
+        known: As for `precondition`.
     """
     pieces: list[list[tf.Tensor]] = [[] for _ in tensors]
-    for block, state in zip(blocks, states, strict=True):
-        for index, piece in block.precondition(state, tensors).items():
+    for place, (block, state) in enumerate(zip(blocks, states, strict=True)):
+        made = known[place] if place in known else block.precondition(state, tensors)
+        for index, piece in made.items():
             pieces[index].append(piece)
     return pieces

@@ -5,7 +5,7 @@ A block without any matrix to invert is in no share: each replica does it by its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -13,6 +13,7 @@ import tensorflow as tf
 from tf_kfgn import replicas
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.collection import (
+    Pieces,
     States,
     assembled,
     estimates,
@@ -86,6 +87,7 @@ def precondition_in_shares(
     states: States,
     tensors: Sequence[tf.Tensor],
     sharding: str | None,
+    known: Mapping[int, Pieces] = {},
 ) -> list[tf.Tensor]:
     """The damped inverse of the whole matrix times a vector.
 
@@ -94,9 +96,10 @@ def precondition_in_shares(
         states: As for `precondition`.
         tensors: As for `precondition`, the same on every replica.
         sharding: With `"inverses"` each replica has its own, and looks at no others.
+        known: As for `precondition`; unused where replicas look at their own.
     """
     if sharding != "inverses" or replicas.count() == 1:
-        return precondition(blocks, states, tensors)
+        return precondition(blocks, states, tensors, known)
     own = shares_of(blocks, replicas.count())[replicas.index()]
     if replicas.index() == 0:
         own = [*own, *in_no_share(blocks)]

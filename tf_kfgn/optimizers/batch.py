@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tf_kfgn import replicas
+from tf_kfgn.blocks.thin_gradients import ThinGradient
 from tf_kfgn.recording.tape import CurvatureTape
 
 
@@ -28,6 +29,7 @@ class Batch(NamedTuple):
             pass: not if several batches were accumulated, or another optimizer moves some weights.
         curvature_tape: A recorded pass of the part of the batch whose curvature the step takes, or
             None for that of the whole batch.
+        thin: The gradients of some blocks, by their places, as products of thin matrices.
     """
 
     gradient: list[tf.Tensor]
@@ -40,6 +42,7 @@ class Batch(NamedTuple):
     own_gradient: list[tf.Tensor] | None = None
     alone: bool = True
     curvature_tape: CurvatureTape | None = None
+    thin: Mapping[int, ThinGradient] = {}
 
     @property
     def tape_of_model(self) -> CurvatureTape | None:

@@ -122,6 +122,7 @@ class Candidates(NamedTuple):
             fresh_curvature=tf.constant(float("nan"), length.dtype),
             fresh_slope=tf.cast(dot(self.gradient, memory.previous_step), length.dtype),
             mean_gradient=[],
+            mean_directions={},
             promise=tf.zeros_like(length),
             reserve_slope=tf.zeros_like(length),
             held_back=tf.zeros_like(length),

@@ -13,6 +13,7 @@ from tf_kfgn.blocks.collection import Estimates
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.blocks.shares import in_no_share, invert_in_shares, shares_of
 from tf_kfgn.optimizers.damping import retried
+from tf_kfgn.optimizers.directions import Directions, made_anew
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.periods import Periods, take_long
 from tf_kfgn.optimizers.settings import Settings
@@ -65,20 +66,23 @@ def with_inverses(
 
     turns = turns_of(settings, layout.blocks)
     inverses: list[Sequence[tf.Tensor]] = [*collection.inverses(layout.blocks, states)]
+    directions = dict(memory.mean_directions)
     failures = none
     for index, places in enumerate(turns):
-        renewed, failed = _inverted_if(
+        renewed, of_them, failed = _inverted_if(
             at_once | (taken & (turn == index)), settings, layout, memory, places
         )
         for place, found in zip(places, renewed, strict=True):
             inverses[place] = found
+        directions |= of_them
         failures += failed
     averages = collection.estimates(layout.blocks, states)
     anew = at_once | begins
     age = tf.where(anew, none, scalars.inverse_age) + tf.cast(anew | ~missing, tf.int64)
     following = tf.where(taken, (turn + 1) % len(turns), turn)
     return memory._replace(
-        blocks=collection.assembled(layout.blocks, averages, inverses)
+        blocks=collection.assembled(layout.blocks, averages, inverses),
+        mean_directions=directions,
     ).with_scalars(
         damping=tf.where(failures > 0, retried(scalars), scalars.damping),
         inverted_damping=tf.where(anew, scalars.damping, scalars.inverted_damping),
@@ -90,16 +94,18 @@ def with_inverses(
 
 def _inverted_if(
     due: tf.Tensor, settings: Settings, layout: Layout, memory: Memory, places: list[int]
-) -> tuple[Estimates, tf.Tensor]:
-    """The inverses of some blocks, new ones where they are due, and how many blocks failed."""
+) -> tuple[Estimates, Directions, tf.Tensor]:
+    """Inverses of some blocks, and directions, new ones where due, and how many blocks failed."""
     blocks = [layout.blocks[place] for place in places]
     states = [memory.blocks[place] for place in places]
 
-    def inverted() -> tuple[Estimates, tf.Tensor]:
+    def inverted() -> tuple[Estimates, Directions, tf.Tensor]:
         dampings = layout.block_dampings(memory.scalars.damping)
         of_blocks = [dampings[place] for place in places]
         renewed, failures = invert_in_shares(blocks, states, of_blocks, settings.sharding)
-        return collection.inverses(blocks, renewed), failures
+        directions = made_anew(layout, memory, places, renewed)
+        return collection.inverses(blocks, renewed), directions, failures
 
     kept = collection.inverses(blocks, states)
-    return replicas.conditional(due, inverted, lambda: (kept, tf.zeros((), tf.int64)))
+    directions = {p: d for p, d in memory.mean_directions.items() if p in places}
+    return replicas.conditional(due, inverted, lambda: (kept, directions, tf.zeros((), tf.int64)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -90,6 +91,8 @@ class Memory(NamedTuple):
         reserve: r, one tensor for each variable, see `tf_kfgn.optimizers.reserve`; empty where
             whole steps are taken.
         accumulated: Sums over batches; empty where every batch has an update of its own.
+        mean_directions: P ḡ of some blocks by their places, joint matrices, see
+            `tf_kfgn.optimizers.directions`.
     """
 
     blocks: States
@@ -98,6 +101,7 @@ class Memory(NamedTuple):
     mean_gradient: list[tf.Tensor]
     reserve: list[tf.Tensor]
     accumulated: Accumulated | tuple[()] = ()
+    mean_directions: Mapping[int, tf.Tensor] = {}
 
     def with_scalars(self, **values: Any) -> Memory:
         """The same state with other values of some scalars."""

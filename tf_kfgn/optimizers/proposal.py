@@ -10,11 +10,11 @@ import tensorflow as tf
 
 from tf_kfgn import replicas
 from tf_kfgn.blocks.factor import are_finite
-from tf_kfgn.blocks.shares import precondition_in_shares
 from tf_kfgn.numerics.precision import unit_scale
 from tf_kfgn.optimizers.averaging import averaged_gradient, share_taken_at_once
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.bounds import promised, share_of_outlier, within_bounds
+from tf_kfgn.optimizers.directions import Directions, preconditioned, shortened
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
@@ -35,6 +35,7 @@ class Proposal(NamedTuple):
         fresh_curvature: `δ₀^T C δ₀` on this batch, of the step before; or NaN.
         fresh_slope: `g^T δ₀`, likewise.
         mean_gradient: ḡ, with this batch's gradient in it; empty where no average is kept.
+        mean_directions: What the preconditioner makes of it, where that is kept.
         promise: The part of the objective that this batch's own slope promises, see `bounds`.
         reserve_slope: `g^T r`, towards what is held back; 0 where nothing is.
         held_back: `(1 - λ) / λ`, the part of δ that goes to the reserve, in units of the step.
@@ -48,6 +49,7 @@ class Proposal(NamedTuple):
     fresh_curvature: tf.Tensor
     fresh_slope: tf.Tensor
     mean_gradient: list[tf.Tensor]
+    mean_directions: Directions
     promise: tf.Tensor
     reserve_slope: tf.Tensor
     held_back: tf.Tensor
@@ -86,10 +88,10 @@ def propose(
     gradient = batch.gradient
     if batch.tape is not None:
         gradient = averaged_gradient(settings, memory, gradient)
-    preconditioned = precondition_in_shares(
-        weights.layout.blocks, memory.blocks, weights.joining.split(gradient), settings.sharding
+    directions, mean_directions = preconditioned(
+        settings, weights.layout, memory, batch, weights.joining.split(gradient)
     )
-    joined = weights.joining.join(preconditioned)
+    joined = weights.joining.join(directions)
     direction = zero_unless(batch.moving, [-tensor for tensor in joined])
     tape = batch.tape_of_model
     reserve_slope = slope_of_reserve(memory, batch)
@@ -106,6 +108,7 @@ def propose(
             fresh_curvature=tf.constant(math.nan, dtype),
             fresh_slope=scalars.fresh_slope,
             mean_gradient=memory.mean_gradient,
+            mean_directions=mean_directions,
             promise=tf.constant(0.0, dtype),
             reserve_slope=reserve_slope,
             held_back=tf.constant(0.0, dtype),
@@ -134,10 +137,13 @@ def propose(
         kept = share_of_outlier(memory, promise)
         coefficients = tf.minimum(learning_rate, 1) * share * kept * longest
         if memory.mean_gradient:
-            mean_gradient = tf.cond(
+            mean_gradient, mean_directions = tf.cond(
                 kept < 1,
-                lambda: averaged_gradient(settings, memory, batch.gradient, kept),
-                lambda: gradient,
+                lambda: (
+                    averaged_gradient(settings, memory, batch.gradient, kept),
+                    shortened(settings, memory, mean_directions, kept),
+                ),
+                lambda: (gradient, mean_directions),
             )
     undamped = model._replace(damping=tf.zeros_like(model.damping))
     return Proposal(
@@ -149,6 +155,7 @@ def propose(
         fresh_curvature=model.curvature[1, 1] / scales[1] ** 2,
         fresh_slope=own_model.slope[1] / scales[1],
         mean_gradient=mean_gradient,
+        mean_directions=mean_directions,
         promise=promise,
         reserve_slope=reserve_slope,
         held_back=1 / share - 1,

@@ -89,7 +89,7 @@ def load(
     for name, variable in {**shaped, **scalars}.items():
         if name in found:
             variable.assign(tf.cast(found[name], variable.dtype))
-    if memory.held is not None or any(is_inverse(name) and name not in found for name in shaped):
+    if memory.held is not None or any(_follows(name) and name not in found for name in shaped):
         memory.without_inverses()
 
 
@@ -104,14 +104,20 @@ def is_inverse(name: str) -> bool:
     return name.startswith("block_") and name.endswith("inverse")
 
 
+def _follows(name: str) -> bool:
+    """Whether the next update makes a variable anew from others, if it inverts all blocks."""
+    return is_inverse(name) or name.startswith("mean_direction_")
+
+
 def _may_lack(name: str) -> bool:
     """Whether a file, or an optimizer, may do without a variable that has the shape of a weight.
 
     The averages of gradients and steps came after version 0.1.0, and `gradient_decay=0` keeps none.
     New ones start with the next gradient. The last solution of a search is only where the next
-    begins. Inverses that replicas hold apart are in no file, and are computed anew.
+    begins. Inverses that replicas hold apart are in no file, and are computed anew, as is what they
+    make of the mean gradient.
     """
-    return is_inverse(name) or name.startswith(("mean_gradient_", "reserve_", "cg_solution_"))
+    return _follows(name) or name.startswith(("mean_gradient_", "reserve_", "cg_solution_"))
 
 
 def _subject(variable: Any) -> str:

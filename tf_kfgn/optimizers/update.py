@@ -49,6 +49,7 @@ from tf_kfgn.optimizers.damping import (
     with_adapted_damping,
     with_initial_damping,
 )
+from tf_kfgn.optimizers.directions import with_thin_gradients
 from tf_kfgn.optimizers.inversion import with_inverses
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.memory import Memory
@@ -111,6 +112,7 @@ def move(settings: Settings, layout: Layout, memory: Memory, batch: Batch) -> Me
         memory: Its memory, after `refresh`.
         batch: What the batch brings.
     """
+    batch = with_thin_gradients(layout, batch)
     weights = JoinedWeights.of(layout, batch.moving)
     joined = weights.joined_memory(memory)
     return weights.separated(_moved(settings, weights, joined, weights.joined_batch(batch)))
@@ -256,12 +258,16 @@ def with_step(
     memory = with_trust(settings, memory, proposal)
     scalars = memory.scalars
     alpha, mu = tf.unstack(proposal.coefficients)
-    mean_gradient = memory.mean_gradient
+    mean_gradient, mean_directions = memory.mean_gradient, memory.mean_directions
     if mean_gradient:
         mean_gradient = select(learns, proposal.mean_gradient, mean_gradient)
+        of_places = [proposal.mean_directions[place] for place in mean_directions]
+        chosen = select(learns, of_places, [*mean_directions.values()])
+        mean_directions = dict(zip(mean_directions, chosen, strict=True))
     return memory._replace(
         previous_step=select(taken, proposal.step, memory.previous_step),
         mean_gradient=mean_gradient,
+        mean_directions=mean_directions,
     ).with_scalars(
         damping=tf.maximum(scalars.damping, floor(settings, scalars)),
         step_size=tf.where(taken, alpha, scalars.step_size),

@@ -14,6 +14,7 @@ from tf_kfgn.blocks.factor import identity
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers.accumulation import Accumulated
+from tf_kfgn.optimizers.directions import hands_gradients_on, wide_blocks
 from tf_kfgn.optimizers.held_inverses import ABSENT, HeldInverses
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.reserve import keeps_reserve
@@ -49,6 +50,7 @@ class MemoryVariables:
         mean_gradient: One variable for each variable of the model, or none.
         reserve: One variable for each variable of the model, or none.
         accumulated: Sums over batches; empty where every batch has an update of its own.
+        mean_directions: Variables of joint matrices, by the places of their blocks.
     """
 
     def __init__(
@@ -125,6 +127,11 @@ class MemoryVariables:
                 for block, average in zip(layout.blocks, averages, strict=True)
             ]
             self.accumulated = Accumulated(totals, add("accumulated_batches", (), "zeros", "int64"))
+        self.mean_directions: dict[int, Any] = {}
+        if self.mean_gradient and not several and hands_gradients_on(optimizer):
+            for place, block in wide_blocks(layout).items():
+                shape = (block.rows, block.columns)
+                self.mean_directions[place] = add(f"{block.name}_mean_direction", shape, "zeros")
 
     def read(self) -> Memory:
         """The values of the whole memory, as this replica has it."""
@@ -158,6 +165,7 @@ class MemoryVariables:
         named = {f"previous_step_{i}": v for i, v in enumerate(self.previous_step)}
         named |= {f"mean_gradient_{i}": v for i, v in enumerate(self.mean_gradient)}
         named |= {f"reserve_{i}": v for i, v in enumerate(self.reserve)}
+        named |= {f"mean_direction_{i}": v for i, v in self.mean_directions.items()}
         for i, (block, state) in enumerate(zip(self.layout.blocks, self.blocks, strict=True)):
             slots = zip(block.slots, tf.nest.flatten(state), strict=True)
             named |= {f"block_{i}_{slot.name}": v for slot, v in slots if v is not ABSENT}
@@ -174,4 +182,5 @@ class MemoryVariables:
             self.mean_gradient,
             self.reserve,
             self.accumulated,
+            self.mean_directions,
         )
