@@ -1,9 +1,9 @@
 """How long the updates of a task take beside those of Adam, and how even they are.
 
-    python examples/benchmarks/step_times.py
+    python examples/benchmarks/step_times.py [--tasks NAME ...] [--methods NAME ...] [--batch SIZE]
 
-Takes tasks of `everyday.py` with their larger batch, and times single updates, all methods in
-turns, after the first ones, which invert every new estimate. The columns are the median in
+Takes tasks of `everyday.py` with their larger batch, or their smaller one (`--batch small`), and
+times single updates, all methods in turns, after the first ones, which invert every new estimate. The columns are the median in
 milliseconds; mean and median over those of Adam; the 99th percentile over the median, which says
 how much longer the updates are that estimate factors, invert them or compare; and the first update,
 with tracing, over that of Adam. Other work on the machine shows up in the 99th percentile first:
@@ -33,6 +33,7 @@ from rich.table import Table
 
 METHODS = {"adam": adam(1e-3), **GAUSS_NEWTON}
 DEFAULT_TASKS = ("autoencoder", "batchnorm_convnet", "character_transformer", "adding_lstm")
+BATCHES = ("small", "large")  # of a task, in the order of its `batch_sizes`
 EARLY = 25  # updates that are not counted
 
 
@@ -71,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_names(parser, "--tasks", TASKS, DEFAULT_TASKS)
     add_names(parser, "--methods", GAUSS_NEWTON, ("kfac", "kfra"))
     parser.add_argument(
+        "--batch",
+        choices=BATCHES,
+        default="large",
+        help="which of the two batches of a task (default: large)",
+    )
+    parser.add_argument(
         "--updates",
         type=positive_integer,
         default=100,
@@ -83,9 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in args.tasks:
             task = TASKS[name]
             methods = [method for method in args.methods if method not in task.left_out]
-            times = time_updates(task, ("adam", *methods), args.updates)
+            batch_size = task.batch_sizes[BATCHES.index(args.batch)]
+            times = time_updates(task, batch_size, ("adam", *methods), args.updates)
             for method, found in times.items():
-                table.add_row(*row(task, METHODS[method], found, times["adam"]))
+                table.add_row(*row(task, batch_size, METHODS[method], found, times["adam"]))
     except (ImportError, OSError) as error:
         print(f"step_times.py: error: {error}", file=sys.stderr)
         return 1
@@ -93,17 +101,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def time_updates(task: Task, methods: Iterable[str], updates: int) -> dict[str, Times]:
+def time_updates(
+    task: Task, batch_size: int, methods: Iterable[str], updates: int
+) -> dict[str, Times]:
     """Time all methods in turns, each from new weights.
 
     Args:
-        task: With its largest batch.
+        task: What they train.
+        batch_size: Examples in an update.
         methods: Keys of `METHODS`.
         updates: That count, of a turn.
     """
     trainers, first = {}, {}
     for method in methods:
-        trainers[method] = Trainer(task, task.batch_sizes[-1], METHODS[method])
+        trainers[method] = Trainer(task, batch_size, METHODS[method])
         start = time.perf_counter()
         trainers[method].seconds_of_updates(1)
         first[method] = time.perf_counter() - start
@@ -114,11 +125,13 @@ def time_updates(task: Task, methods: Iterable[str], updates: int) -> dict[str, 
     }
 
 
-def row(task: Task, method: Method, times: Times, beside: Times) -> tuple[str, ...]:
+def row(
+    task: Task, batch_size: int, method: Method, times: Times, beside: Times
+) -> tuple[str, ...]:
     """Cells of the table."""
     return (
         task.name,
-        f"{task.batch_sizes[-1]:,}",
+        f"{batch_size:,}",
         method.label,
         f"{1e3 * times.median:.1f}",
         f"{times.mean / beside.mean:.2f}",

@@ -116,6 +116,33 @@ def test_by_hand_for_one_layer():
     assert row["state_mib"] == pytest.approx(4 * (2 * (100 + 16) + 3 * 40) / 2**20)
 
 
+def test_of_a_small_batch_a_wide_layer_takes_thin_products_and_keeps_their_mean():
+    def made(**arguments):
+        layer = keras.layers.Dense(400, name="only", use_bias=False, **arguments)
+        wide = keras.Sequential([keras.Input((300,)), layer])
+        optimizer = tf_kfgn.KFAC(seed=0, factor_period=10**9, inverse_period=10**9)
+        return wide, optimizer
+
+    works = {}
+    for size in (32, 200):
+        summary = tf_kfgn.curvature_summary(*made(), batch_size=size, verbose=False)["only"]
+        fraction = tf_kfgn.KFAC().fraction_for_curvature(size)
+        model_of_step = (4 / 3 + (1 / 3 if fraction < 1 else 0)) * fraction
+        works[size] = (summary["work"] - model_of_step) * 3 * size * 2 * 300 * 400
+    assert works[32] == pytest.approx(2 * 32 * (300**2 + 400**2 + 300 * 400), rel=1e-3)
+    assert works[200] == pytest.approx(2 * 300 * 400 * (300 + 400), rel=1e-3)
+    copies = {"l1": 3, None: 4}  # a penalty is added to the gradient, which is no product then
+    for penalty, count in copies.items():
+        wide, optimizer = made(kernel_regularizer=penalty)
+        summary = tf_kfgn.curvature_summary(wide, optimizer, verbose=False)["only"]
+        size = 2 * (300**2 + 400**2) + count * 300 * 400
+        assert summary["state_mib"] == pytest.approx(4 * size / 2**20)
+    tf_kfgn.enable_curvature(wide)
+    optimizer.build(wide.trainable_variables)
+    numbers = sum(v.shape.num_elements() for v in optimizer.memory.by_name().values())
+    assert numbers == size
+
+
 @pytest.mark.parametrize(
     "strides, most, expected",
     [(1, None, 2 * 8 * 16 * 19**2 / 3), (2, None, 2 * 8 * 4 * 19**2), (1, 8, 2 * 8 * 16 * 19)],

@@ -179,7 +179,7 @@ def test_thin_matrices_pay_up_to_a_part_of_the_rank_where_both_orders_cost_the_s
 @pytest.mark.parametrize(
     "block",
     [
-        KroneckerBlock((0,), WeightMatrix("small", 64, 64)),
+        KroneckerBlock((0,), WeightMatrix("narrow", 2000, 64)),
         KroneckerBlock((0,), WeightMatrix("groups", 784, 512, groups=2)),
         KroneckerBlock((0,), WeightMatrix("diagonal", 784, 512), 600),
         KroneckerBlock(

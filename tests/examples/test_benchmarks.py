@@ -49,10 +49,12 @@ def test_updates_are_timed_beside_those_of_adam(monkeypatch, capsys):
 
     monkeypatch.setattr(step_times, "EARLY", 1)
     monkeypatch.setattr(step_times, "ROUNDS", 1)
-    assert step_times.main(["--tasks", "wine", "--methods", "kfac", "--updates", "3"]) == 0
+    arguments = ["--tasks", "wine", "--methods", "kfac", "--batch", "small", "--updates", "3"]
+    assert step_times.main(arguments) == 0
     adam, kfac = (line for line in capsys.readouterr().out.splitlines() if "wine" in line)
-    name, _, method, _, mean, median, *_ = (cell.strip() for cell in adam.split("│")[1:-1])
-    assert (name, method, mean, median) == ("wine", "Adam", "1.00", "1.00")  # beside itself
+    name, batch, method, _, mean, median, *_ = (cell.strip() for cell in adam.split("│")[1:-1])
+    assert (name, batch, method) == ("wine", "32", "Adam")
+    assert (mean, median) == ("1.00", "1.00")  # beside itself
     assert "KFAC" in kfac
 
 

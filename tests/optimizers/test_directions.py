@@ -20,7 +20,7 @@ EARLY = {"inverse_period": 4, "factor_period": 2}
 @pytest.fixture
 def wide(monkeypatch):
     """Every block is taken for wide, with batches of any size; how often thin matrices are used."""
-    monkeypatch.setattr(thin_gradients, "FEW", 0)
+    monkeypatch.setattr(thin_gradients, "LEAST_RANK", 0)
     monkeypatch.setattr(thin_gradients, "WORTHWHILE", 1e9)
     used = []
 
@@ -59,7 +59,7 @@ def test_thin_matrices_change_no_update(optimizer, mode, wide):
     own = {**EARLY, "seed": 3} if optimizer is tf_kfgn.KFAC else EARLY
     actual = weights_after(optimizer(**own), **MODES[mode])
     assert wide
-    thin_gradients.FEW = np.inf
+    thin_gradients.LEAST_RANK = np.inf
     wide.clear()
     expected = weights_after(optimizer(**own), **MODES[mode])
     assert not wide
@@ -70,7 +70,7 @@ def test_thin_matrices_change_no_update(optimizer, mode, wide):
 def test_without_averages_the_gradient_of_the_batch_is_thin(wide):
     actual = weights_after(tf_kfgn.KFRA(gradient_decay=0.0))
     assert wide
-    thin_gradients.FEW = np.inf
+    thin_gradients.LEAST_RANK = np.inf
     expected = weights_after(tf_kfgn.KFRA(gradient_decay=0.0))
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-9)
@@ -150,11 +150,24 @@ def test_no_directions_are_kept_where_gradients_are_no_products(arguments, wide)
 
 
 def test_no_directions_are_kept_with_regularisers_or_narrow_layers(wide, monkeypatch):
-    for l2, few in ((1e-3, 0), (0.0, 1e7)):
-        monkeypatch.setattr(thin_gradients, "FEW", few)
+    for l2, least in ((1e-3, 0), (0.0, 1e10)):
+        monkeypatch.setattr(thin_gradients, "LEAST_RANK", least)
         model = made(tf_kfgn.KFRA(), l2)
         model.optimizer.build(model.trainable_variables)
         assert model.optimizer.memory.mean_directions == {}
+
+
+def test_a_kernel_that_is_no_matrix_is_not_wide():
+    """As many rows and columns as a dense layer that is."""
+    kinds = {(576,): keras.layers.Dense(256), (8, 8, 64): keras.layers.Conv2D(256, 3)}
+    wide = []
+    for shape, layer in kinds.items():
+        model = tf_kfgn.enable_curvature(keras.Sequential([keras.Input(shape), layer]))
+        optimizer = tf_kfgn.KFRA()
+        optimizer.build(model.trainable_variables)
+        assert optimizer.layout.blocks[0].factor_shapes == ((577, 577), (256, 256))
+        wide.append([*optimizer.memory.mean_directions])
+    assert wide == [[0], []]
 
 
 def test_a_file_keeps_directions_and_an_older_one_has_them_made_anew(wide, tmp_path):
@@ -163,12 +176,12 @@ def test_a_file_keeps_directions_and_an_older_one_has_them_made_anew(wide, tmp_p
     for x, y in given[:7]:
         model.train_on_batch(x, y)
     model.save_weights(tmp_path / "new.weights.h5")
-    thin_gradients.FEW = np.inf
+    thin_gradients.LEAST_RANK = np.inf
     older = made(tf_kfgn.KFRA(**EARLY))
     older.optimizer.build(older.trainable_variables)
     older.load_weights(tmp_path / "new.weights.h5")
     older.save_weights(tmp_path / "older.weights.h5")
-    thin_gradients.FEW = 0
+    thin_gradients.LEAST_RANK = 0
     for name in ("new", "older"):
         loaded = made(tf_kfgn.KFRA(**EARLY))
         loaded.optimizer.build(loaded.trainable_variables)

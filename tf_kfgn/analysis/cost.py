@@ -10,8 +10,10 @@ import tensorflow as tf
 
 from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.kronecker import KroneckerBlock
+from tf_kfgn.blocks.thin_gradients import products_of_a_row, rank_that_pays
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import GaussNewton, HessianFree
+from tf_kfgn.optimizers.directions import is_wide, keeps_directions
 from tf_kfgn.optimizers.periods import Periods
 from tf_kfgn.optimizers.reserve import keeps_reserve
 
@@ -30,7 +32,8 @@ class BlockCost(NamedTuple):
         gradient: Of the layer's part of a gradient: three such products for each example.
         input_factor: Of an estimate of A.
         inverses: Of the inverses of both factors.
-        preconditioning: Of the inverses times a gradient.
+        preconditioning: Of the inverses times a vector.
+        direction: Of the inverses times the gradient of a batch, which may be a thin product.
     """
 
     forward: int
@@ -38,6 +41,7 @@ class BlockCost(NamedTuple):
     input_factor: float
     inverses: int
     preconditioning: int
+    direction: int
 
     def update(self, output_factor: float, periods: Periods, fraction: float) -> float:
         """One update without its gradient: each part divided by its period.
@@ -48,7 +52,7 @@ class BlockCost(NamedTuple):
             fraction: The part of the batch that the quadratic model is formed of.
         """
         forward = _FORWARD if fraction < 1 else 0  # else it is that of the gradient
-        step = self.preconditioning + (2 * _JVP + forward) * fraction * self.gradient
+        step = self.direction + (2 * _JVP + forward) * fraction * self.gradient
         return self.blocks(output_factor, periods) + step
 
     def blocks(self, output_factor: float, periods: Periods) -> float:
@@ -80,13 +84,17 @@ def block_cost(
     forward = 2 * positions * groups * (1 if one_hot else rows) * columns
     moment = 1 if one_hot else 2 * groups * rows * A[-1]
     dense = A[-1] > 1
+    preconditioning = direction = 2 * groups * rows * columns * (A[-1] + G[-1])
+    if len(uses) == 1 and batch_size * positions <= rank_that_pays(block):
+        direction = 2 * batch_size * positions * products_of_a_row(block)
     moments = sum(use.shared * moment / (use.equal_products if dense else 1) for use in uses)
     return BlockCost(
         forward=forward,
         gradient=3 * batch_size * forward,
         input_factor=batch_size * moments,
         inverses=2 * block.inversion_cost,
-        preconditioning=2 * groups * rows * columns * (A[-1] + G[-1]),
+        preconditioning=preconditioning,
+        direction=direction,
     )
 
 
@@ -141,7 +149,7 @@ def cost_against_gradient(
 def state_size(block: Block, variables: Sequence[Any], optimizer: GaussNewton) -> int:
     """Bytes that an optimizer remembers of a block.
 
-    Its state, the previous step, and the mean gradient and the reserve if they are kept; of
+    Its state, the previous step, and what is kept of mean gradient, its direction and reserve; of
     `HessianFree` the last solution, and the state only if it preconditions.
 
     Args:
@@ -161,6 +169,8 @@ def state_size(block: Block, variables: Sequence[Any], optimizer: GaussNewton) -
         if isinstance(block, KroneckerBlock) and settings.curvature_dtype is not None:
             size = tf.as_dtype(settings.curvature_dtype).size
         own = size * sum(math.prod(slot.shape) for slot in block.slots)
+    if is_wide(block, variables) and keeps_directions(optimizer, settings):
+        copies += 1
     return own + copies * sum(
         math.prod(variable.shape) * dtype.size
         for variable, dtype in zip(variables, types, strict=True)

@@ -28,12 +28,12 @@ from tf_kfgn.numerics.precision import at_least_float32
 # Operations that hand their input on.
 _HANDING_ON = ("EnsureShape", "Identity")
 
-# Multiplications of a block with its inverses below which the order of the factors saves nothing.
-FEW = 1e7
-
 # Of the rank at which both orders take as many multiplications, the part up to which thin
 # matrices are faster.
-WORTHWHILE = 0.75
+WORTHWHILE = 2 / 3
+
+# What that must come to, for a block to be prepared for thin matrices: twice Keras' batch size.
+LEAST_RANK = 64
 
 
 class ThinGradient(NamedTuple):
@@ -57,7 +57,7 @@ class ThinGradient(NamedTuple):
 
 
 def rank_that_pays(block: Block) -> float:
-    """Rank up to which thin matrices are faster; 0 if they never are, or a gradient is none.
+    """Rank up to which thin matrices are faster; 0 if it is small, or a gradient is no product.
 
     Args:
         block: A block.
@@ -69,9 +69,19 @@ def rank_that_pays(block: Block) -> float:
     dense = all(shape[-1] > 1 for shape in block.factor_shapes)
     if matrix.leading or not ordered or not dense:
         return 0.0
+    whole = block.rows * block.columns * (block.rows + block.columns)
+    rank = WORTHWHILE * whole / products_of_a_row(block)
+    return rank if rank >= LEAST_RANK else 0.0
+
+
+def products_of_a_row(block: KroneckerBlock) -> int:
+    """Multiplications of thin matrices with the inverses, for each of their rows.
+
+    Args:
+        block: A block.
+    """
     rows, columns = block.rows, block.columns
-    whole = rows * columns * (rows + columns)
-    return WORTHWHILE * whole / (rows**2 + columns**2 + rows * columns) if whole >= FEW else 0.0
+    return rows**2 + columns**2 + rows * columns
 
 
 def thin_gradient(block: Block, gradient: Sequence[tf.Tensor]) -> ThinGradient | None:

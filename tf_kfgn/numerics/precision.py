@@ -21,7 +21,9 @@ def unit_scale(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
     Returns:
         A float32 scalar; 1 if every tensor is zero, or one is not finite.
     """
-    largest = tf.reduce_max([tf.reduce_max(tf.abs(tf.cast(t, tf.float32))) for t in tensors])
+    # Not of the magnitudes, which would be one more tensor of each size.
+    ends = [(tf.reduce_max(t), -tf.reduce_min(t)) for t in tensors]
+    largest = tf.reduce_max([tf.cast(end, tf.float32) for pair in ends for end in pair])
     usable = tf.math.is_finite(largest) & (largest > 0)
     exponent = tf.floor(tf.math.log(tf.where(usable, largest, 1.0)) / tf.math.log(2.0))
     return tf.pow(2.0, -tf.clip_by_value(exponent, -100.0, 100.0))

@@ -13,10 +13,12 @@ keeps them together: here with a new gradient, `inversion` with new inverses.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
+from tf_kfgn.blocks.block import Block
 from tf_kfgn.blocks.collection import States
 from tf_kfgn.blocks.kronecker import KroneckerBlock, KroneckerState, precondition
 from tf_kfgn.blocks.layout import Layout
@@ -38,8 +40,6 @@ Directions = Mapping[int, tf.Tensor]
 def wide_blocks(layout: Layout) -> dict[int, KroneckerBlock]:
     """The blocks whose gradient can be a product of thin matrices, where that pays, by place.
 
-    Not with a regulariser, whose gradient is added to it.
-
     Args:
         layout: The variables and blocks.
     """
@@ -47,21 +47,36 @@ def wide_blocks(layout: Layout) -> dict[int, KroneckerBlock]:
         place: block
         for place, block in enumerate(layout.blocks)
         if isinstance(block, KroneckerBlock)
-        and rank_that_pays(block)
-        and not any(
-            getattr(layout.variables[index], "regularizer", None) for index in block.indices
-        )
+        and is_wide(block, [layout.variables[index] for index in block.indices])
     }
 
 
-def hands_gradients_on(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether gradients come to the update of an optimizer as they were: not clipped or summed.
+def is_wide(block: Block, variables: Sequence[Any]) -> bool:
+    """Whether the gradient of a block can be a product of thin matrices, and that can pay.
+
+    The kernel has to be a matrix, without a regulariser, whose gradient is added to it.
+
+    Args:
+        block: The block.
+        variables: Its variables, the kernel first.
+    """
+    penalised = any(getattr(variable, "regularizer", None) for variable in variables)
+    return len(variables[0].shape) == 2 and rank_that_pays(block) > 0 and not penalised
+
+
+def keeps_directions(optimizer: keras.optimizers.Optimizer, settings: Settings) -> bool:
+    """Whether an optimizer averages gradients, and they come to it as they were.
+
+    Not if they are clipped, or summed over batches or replicas.
 
     Args:
         optimizer: The optimizer.
+        settings: Its settings.
     """
     clips = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue
-    return not (clips or optimizer.gradient_accumulation_steps)
+    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    changed = clips or optimizer.gradient_accumulation_steps or not alone
+    return settings.gradient_decay > 0 and not changed
 
 
 def with_thin_gradients(layout: Layout, batch: Batch) -> Batch:

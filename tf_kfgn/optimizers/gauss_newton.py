@@ -65,7 +65,7 @@ class GaussNewton(Stateful, abc.ABC):
             the one that is preconditioned, and the part of each step that is held back and comes
             in as an average (of steps that the model chose: not with a fixed `step_size` or
             `momentum`). Defaults to `0.9`; `0` averages nothing, which saves two copies of the
-            weights.
+            weights, and a third of those of wide dense layers.
         overshoot: How far beyond the minimum along its line a step may end on the next batch: the
             slope there, in units of the curvature, that shortens the steps to come (`trust` is the
             largest share of them that is taken at once). At 0 it ends in that minimum, at 1/2 as

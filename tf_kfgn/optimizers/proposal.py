@@ -91,14 +91,13 @@ def propose(
     directions, mean_directions = preconditioned(
         settings, weights.layout, memory, batch, weights.joining.split(gradient)
     )
-    joined = weights.joining.join(directions)
-    direction = zero_unless(batch.moving, [-tensor for tensor in joined])
+    uphill = zero_unless(batch.moving, weights.joining.join(directions))
     tape = batch.tape_of_model
     reserve_slope = slope_of_reserve(memory, batch)
     if tape is None:
         alpha = scalars.step_size if settings.step_size is None else settings.step_size
         coefficients = tf.convert_to_tensor([alpha, settings.momentum or 0.0], dtype)
-        step = combined(learning_rate * coefficients, direction, previous)
+        step = combined(learning_rate * coefficients * [-1, 1], uphill, previous)
         return Proposal(
             step=step,
             coefficients=coefficients,
@@ -115,8 +114,8 @@ def propose(
         )
 
     # Near convergence the squares of a direction would underflow. Powers of two change no digit.
-    scales = tf.stack([tf.cast(unit_scale(d), dtype) for d in (direction, previous)])
-    direction, previous = scaled(direction, scales[0]), scaled(previous, scales[1])
+    scales = tf.stack([tf.cast(unit_scale(d), dtype) for d in (uphill, previous)])
+    direction, previous = scaled(uphill, -scales[0]), scaled(previous, scales[1])
     slope = tf.stack([dot(gradient, direction), dot(batch.gradient, previous)])
     model = quadratic_model(tape, weights, slope, (direction, previous), scalars.damping)
     model = model._replace(curvature=replicas.mean(model.curvature))

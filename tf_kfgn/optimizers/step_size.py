@@ -82,7 +82,7 @@ def quadratic_model(
 
     def damping(i: int, j: int) -> tf.Tensor:
         products = zip(dampings, directions[i], directions[j], strict=True)
-        return ordered_sum([d * tf.cast(tf.reduce_sum(a * b), tau.dtype) for d, a, b in products])
+        return ordered_sum([d * tf.cast(_inner(a, b), tau.dtype) for d, a, b in products])
 
     def curvature(i: int, j: int) -> tf.Tensor:
         return tf.cast(dot(images[i], curved[j]), slope.dtype)
@@ -141,6 +141,11 @@ def minimise(
 
 def dot(left: Vector, right: Vector) -> tf.Tensor:
     """Inner product of two lists of tensors, in the widest of their precisions."""
-    products = [tf.reduce_sum(a * b) for a, b in zip(left, right, strict=True)]
+    products = [_inner(a, b) for a, b in zip(left, right, strict=True)]
     widest = max((product.dtype for product in products), key=lambda dtype: dtype.size)
     return ordered_sum([tf.cast(product, widest) for product in products])
+
+
+def _inner(left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+    """Inner product of two tensors; of one with itself, without a tensor of squares."""
+    return 2 * tf.nn.l2_loss(left) if left is right else tf.reduce_sum(left * right)

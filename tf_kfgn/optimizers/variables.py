@@ -14,7 +14,7 @@ from tf_kfgn.blocks.factor import identity
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.layout import Layout
 from tf_kfgn.optimizers.accumulation import Accumulated
-from tf_kfgn.optimizers.directions import hands_gradients_on, wide_blocks
+from tf_kfgn.optimizers.directions import keeps_directions, wide_blocks
 from tf_kfgn.optimizers.held_inverses import ABSENT, HeldInverses
 from tf_kfgn.optimizers.memory import Memory, Scalars
 from tf_kfgn.optimizers.reserve import keeps_reserve
@@ -128,7 +128,7 @@ class MemoryVariables:
             ]
             self.accumulated = Accumulated(totals, add("accumulated_batches", (), "zeros", "int64"))
         self.mean_directions: dict[int, Any] = {}
-        if self.mean_gradient and not several and hands_gradients_on(optimizer):
+        if keeps_directions(optimizer, settings):
             for place, block in wide_blocks(layout).items():
                 shape = (block.rows, block.columns)
                 self.mean_directions[place] = add(f"{block.name}_mean_direction", shape, "zeros")
