@@ -3,11 +3,11 @@
     python examples/benchmarks/step_times.py [--tasks NAME ...] [--methods NAME ...] [--batch SIZE]
 
 Takes tasks of `everyday.py` with their larger batch, or their smaller one (`--batch small`), and
-times single updates, all methods in turns, after the first ones, which invert every new estimate. The columns are the median in
-milliseconds; mean and median over those of Adam; the 99th percentile over the median, which says
-how much longer the updates are that estimate factors, invert them or compare; and the first update,
-with tracing, over that of Adam. Other work on the machine shows up in the 99th percentile first:
-Adam's says how much there is.
+times single updates, all methods in turns, after the first ones, which invert every new estimate.
+The columns are the median in milliseconds; mean and median over those of Adam; the 99th percentile
+over the median, which says how much longer the updates are that estimate factors, invert them or
+compare; and the first update, with tracing, over that of Adam. Other work on the machine shows up
+in the 99th percentile first: Adam's says how much there is.
 """
 
 from __future__ import annotations

@@ -116,12 +116,11 @@ def preconditioned(
     beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
     kept = memory.mean_directions if averages else {}
     matrices, pieces = {}, {}
-    for place, block in wide_blocks(layout).items():
-        if place in (kept if averages else batch.thin):
-            matrices[place] = _direction(
-                block, memory.blocks[place], gradient, batch.thin.get(place), kept.get(place), beta
-            )
-            pieces[place] = block.split(matrices[place], gradient)
+    for place in kept if averages else batch.thin:
+        block, thin, last = layout.blocks[place], batch.thin.get(place), kept.get(place)
+        assert isinstance(block, KroneckerBlock)
+        matrix = _direction(block, memory.blocks[place], gradient, thin, last, beta)
+        matrices[place], pieces[place] = matrix, block.split(matrix, gradient)
     directions = precondition_in_shares(
         layout.blocks, memory.blocks, gradient, settings.sharding, pieces
     )
