@@ -219,6 +219,10 @@ def test_adam_for_small_batches_earlier_with_dropout_or_batch_normalisation():
 
 def test_adam_where_the_update_costs_too_much():
     wide = mlp(2048, 2048, 2048)
+    thin = tf_kfgn.recommend(wide, "mse", batch_size=60)
+    assert thin.name == "KFAC" and thin.candidates["KFAC"].cost < 5
+    for layer in wide.layers:  # with a penalty gradients are no products of thin matrices
+        layer.kernel.regularizer = keras.regularizers.L2(1e-4)
     found = adam(wide, "mse", batch_size=60, because="Even the cheapest update takes")
     assert min(one.cost for one in found.candidates.values()) > 20
     assert tf_kfgn.recommend(wide, "mse", batch_size=4000).name == "KFRA"

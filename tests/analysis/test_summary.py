@@ -131,6 +131,9 @@ def test_of_a_small_batch_a_wide_layer_takes_thin_products_and_keeps_their_mean(
         works[size] = (summary["work"] - model_of_step) * 3 * size * 2 * 300 * 400
     assert works[32] == pytest.approx(2 * 32 * (300**2 + 400**2 + 300 * 400), rel=1e-3)
     assert works[200] == pytest.approx(2 * 300 * 400 * (300 + 400), rel=1e-3)
+    clipped = tf_kfgn.KFAC(seed=0, clipnorm=1.0, factor_period=10**9, inverse_period=10**9)
+    summary = tf_kfgn.curvature_summary(made()[0], clipped, batch_size=32, verbose=False)["only"]
+    assert (summary["work"] - 4 / 3) * 3 * 32 == pytest.approx(300 + 400, rel=1e-3)
     copies = {"l1": 3, None: 4}  # a penalty is added to the gradient, which is no product then
     for penalty, count in copies.items():
         wide, optimizer = made(kernel_regularizer=penalty)

@@ -13,7 +13,7 @@ from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.blocks.thin_gradients import products_of_a_row, rank_that_pays
 from tf_kfgn.operations.parametrised import ParametrisedOperation
 from tf_kfgn.optimizers import GaussNewton, HessianFree
-from tf_kfgn.optimizers.directions import is_wide, keeps_directions
+from tf_kfgn.optimizers.directions import is_wide, keeps_directions, sees_plain_gradients
 from tf_kfgn.optimizers.periods import Periods
 from tf_kfgn.optimizers.reserve import keeps_reserve
 
@@ -85,7 +85,9 @@ def block_cost(
     moment = 1 if one_hot else 2 * groups * rows * A[-1]
     dense = A[-1] > 1
     preconditioning = direction = 2 * groups * rows * columns * (A[-1] + G[-1])
-    if len(uses) == 1 and batch_size * positions <= rank_that_pays(block):
+    weights = [weight for weight in (uses[0].kernel, uses[0].bias) if weight is not None]
+    is_product = len(uses) == 1 and is_wide(block, weights)
+    if is_product and batch_size * positions <= rank_that_pays(block):
         direction = 2 * batch_size * positions * products_of_a_row(block)
     moments = sum(use.shared * moment / (use.equal_products if dense else 1) for use in uses)
     return BlockCost(
@@ -137,6 +139,8 @@ def cost_against_gradient(
     output_factor = optimizer.estimator.output_cost(uses, cost.forward, batch_size, num_outputs)
     if not isinstance(optimizer, HessianFree):
         fraction = optimizer.fraction_for_curvature(batch_size, output_rows)
+        if not sees_plain_gradients(optimizer):
+            cost = cost._replace(direction=cost.preconditioning)
         return cost.update(output_factor, periods, fraction) / cost.gradient
     iteration = 2 * _JVP * cost.gradient * optimizer.curvature_fraction
     blocks = 0.0

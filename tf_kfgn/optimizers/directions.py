@@ -64,19 +64,25 @@ def is_wide(block: Block, variables: Sequence[Any]) -> bool:
     return len(variables[0].shape) == 2 and rank_that_pays(block) > 0 and not penalised
 
 
-def keeps_directions(optimizer: keras.optimizers.Optimizer, settings: Settings) -> bool:
-    """Whether an optimizer averages gradients, and they come to it as they were.
+def sees_plain_gradients(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether gradients come to an update as they were: not clipped, or summed over others.
 
-    Not if they are clipped, or summed over batches or replicas.
+    Args:
+        optimizer: The optimizer.
+    """
+    clips = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue
+    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+    return alone and not (clips or optimizer.gradient_accumulation_steps)
+
+
+def keeps_directions(optimizer: keras.optimizers.Optimizer, settings: Settings) -> bool:
+    """Whether an optimizer averages gradients, and may see them as products.
 
     Args:
         optimizer: The optimizer.
         settings: Its settings.
     """
-    clips = optimizer.clipnorm or optimizer.global_clipnorm or optimizer.clipvalue
-    alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
-    changed = clips or optimizer.gradient_accumulation_steps or not alone
-    return settings.gradient_decay > 0 and not changed
+    return settings.gradient_decay > 0 and sees_plain_gradients(optimizer)
 
 
 def with_thin_gradients(layout: Layout, batch: Batch) -> Batch:
