@@ -53,7 +53,7 @@ def averaged_gradient(
     """
     if not memory.mean_gradient:
         return list(gradient)
-    beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
+    beta = weight_of_old_gradients(settings, memory)
     return [
         tf.cast(beta, new.dtype) * old + tf.cast((1 - beta) * share, new.dtype) * new
         for old, new in zip(memory.mean_gradient, gradient, strict=True)
@@ -63,6 +63,16 @@ def averaged_gradient(
 def weight_of_old(noise_ratio: tf.Tensor, limit: float) -> tf.Tensor:
     """`min(1 - 1/R, limit)`; 0 until R is known."""
     return tf.minimum(1 - 1 / tf.maximum(noise_ratio, 1), tf.constant(limit, noise_ratio.dtype))
+
+
+def weight_of_old_gradients(settings: Settings, memory: Memory) -> tf.Tensor:
+    """β, the weight of earlier gradients in their average.
+
+    Args:
+        settings: The optimizer's settings.
+        memory: Its memory, before the gradient has entered.
+    """
+    return weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
 
 
 def weight_of_old_factors(settings: Settings, memory: Memory) -> tf.Tensor:
@@ -88,9 +98,7 @@ def share_taken_at_once(settings: Settings, memory: Memory) -> tf.Tensor:
     scalars = memory.scalars
     if not memory.reserve:
         return scalars.trust
-    return tf.minimum(
-        scalars.trust, 1 - weight_of_old(scalars.noise_ratio, settings.gradient_decay)
-    )
+    return tf.minimum(scalars.trust, 1 - weight_of_old_gradients(settings, memory))
 
 
 def running_mean(old: tf.Tensor, new: tf.Tensor) -> tf.Tensor:

@@ -29,7 +29,7 @@ from tf_kfgn.blocks.thin_gradients import (
     rank_that_pays,
     thin_gradient,
 )
-from tf_kfgn.optimizers.averaging import weight_of_old
+from tf_kfgn.optimizers.averaging import weight_of_old_gradients
 from tf_kfgn.optimizers.batch import Batch
 from tf_kfgn.optimizers.memory import Memory
 from tf_kfgn.optimizers.settings import Settings
@@ -119,7 +119,7 @@ def preconditioned(
         One tensor for each variable, and what `memory.mean_directions` becomes.
     """
     averages = bool(memory.mean_gradient) and batch.tape is not None
-    beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
+    beta = weight_of_old_gradients(settings, memory)
     kept = memory.mean_directions if averages else {}
     matrices, pieces = {}, {}
     for place in kept if averages else batch.thin:
@@ -144,7 +144,7 @@ def shortened(
         directions: What `preconditioned` made of it.
         share: What the gradient is multiplied with.
     """
-    beta = weight_of_old(memory.scalars.noise_ratio, settings.gradient_decay)
+    beta = weight_of_old_gradients(settings, memory)
     shorter = {}
     for place, direction in directions.items():
         last = tf.cast(beta, direction.dtype) * memory.mean_directions[place]
