@@ -7,7 +7,7 @@ import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from _comparison import groups_of_ours, lowest, near_horizon
+from _comparison import COMPARISONS, groups_of_ours, lowest, near_horizon
 from _methods import GAUSS_NEWTON, Method, adam, adamw, available, muon
 from _paces import UPDATES, Paces, measure_paces
 from _runs import Key, Run, Store
@@ -18,7 +18,6 @@ from _trainer import Trainer
 
 OURS = tuple(GAUSS_NEWTON)
 FIRST_ORDER: dict[str, Callable[..., Method]] = {"adam": adam, "adamw": adamw, "muon": muon}
-COMPARISONS = ("updates", "seconds")
 
 Show = Callable[[Key, float, Point], None]
 

@@ -6,12 +6,35 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from _paces import Paces
 from _runs import Key, Run, Store
 from _search import Candidate
 
-MEASURES = ("updates", "seconds", "validation")
+from tf_kfgn.analysis.recommendation import Recommendation
+
+COMPARISONS = ("updates", "seconds")  # what is equal
+
+
+class Measure(NamedTuple):
+    """What is compared, and what is equal then.
+
+    Attributes:
+        quantity: `"objective"`, of training examples in the end, or `"validation"`, the best metric
+            of a run.
+        comparison: One of `COMPARISONS`.
+    """
+
+    quantity: str
+    comparison: str
+
+    def __str__(self) -> str:
+        """As a name for a column."""
+        return "_".join(self) if self.quantity == "validation" else self.comparison
+
+
+MEASURES = tuple(Measure(q, c) for q in ("objective", "validation") for c in COMPARISONS)
 TIE = 1.02  # a ratio below its inverse is won, one above it is lost
 SAME_HORIZON = 1.1  # times that differ by less count as equal
 LITTLE, MUCH = (
@@ -49,15 +72,24 @@ class Group:
         """Median of the progress in the last half."""
         return statistics.median(run.late_progress for run in self.runs)
 
-    def objective_within(self, updates: float) -> float:
-        """Median of the last objectives within a number of updates."""
+    def value(self, quantity: str) -> float:
+        """The median that a quantity of `Measure` names."""
+        return self.metric if quantity == "validation" else self.objective
+
+    def within(self, updates: float) -> Group:
+        """The same runs, ended after a number of updates; as they are if they failed."""
         if math.isinf(self.objective):
-            return math.inf
-        ends = []
-        for run in self.runs:
-            points = [p for p in run.points if p.updates <= SAME_HORIZON * updates]
-            ends.append(dataclasses.replace(run, points=tuple(points)).objective)
-        return statistics.median(ends)
+            return self
+        shorter = (
+            tuple(p for p in run.points if p.updates <= SAME_HORIZON * updates) for run in self.runs
+        )
+        return dataclasses.replace(
+            self,
+            runs=tuple(
+                dataclasses.replace(run, points=points)
+                for run, points in zip(self.runs, shorter, strict=True)
+            ),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +103,7 @@ class Row:
         first_order: The candidates at equal updates and at equal seconds.
         updates: Of each run of ours.
         paces: Seconds of an update by each method, where that was measured.
+        recommendation: What `tf_kfgn.recommend` answers, if it was asked.
     """
 
     task: str
@@ -79,11 +112,18 @@ class Row:
     first_order: dict[str, list[Group]]
     updates: int
     paces: dict[str, float]
+    recommendation: Recommendation | None = None
 
     @property
     def best(self) -> str | None:
         """The method of ours with the lowest objective."""
         return lowest(self.ours.values()).candidate.method if self.ours else None
+
+    @property
+    def recommended(self) -> str | None:
+        """The method of ours that is recommended, be it after Adam; None if nobody asked."""
+        found = self.recommendation and self.recommendation.method
+        return found.lower() if found else None
 
     def pace(self, method: str | None) -> float:
         """Seconds of an update; NaN if that was not measured."""
@@ -104,25 +144,25 @@ class Row:
         """Of the finalists; NaN if there are none."""
         return min((group.objective for group in self.finalists(comparison)), default=math.nan)
 
-    def ratio(self, method: str, measure: str) -> float:
+    def ratio(self, method: str | None, measure: Measure) -> float:
         """Of ours to the best first-order run: below 1 is won, NaN is not known.
 
         Args:
-            method: One of ours.
-            measure: One of `MEASURES`.
+            method: One of ours, or None.
+            measure: What is compared.
         """
-        ours = self.ours.get(method)
-        measured = self.first_order if measure == "validation" else (measure,)
-        groups = [group for name in measured for group in self.finalists(name)]
+        quantity, comparison = measure
+        ours, groups = self.ours.get(method or ""), self.finalists(comparison)
         if ours is None or not groups:
             return math.nan
-        if measure == "validation":
-            return _ratio(ours.metric, min(group.metric for group in groups), METRIC_FLOOR)
-        starts = [run.points[0].objective for run in ours.runs if run.points]
-        value = ours.objective
-        if measure == "seconds" and method in self.paces:
-            value = ours.objective_within(self.seconds / self.pace(method))
-        return _ratio(value, lowest(groups).objective, OBJECTIVE_FLOOR * max(starts, default=0.0))
+        floor = METRIC_FLOOR
+        if quantity == "objective":
+            starts = [run.points[0].objective for run in ours.runs if run.points]
+            floor = OBJECTIVE_FLOOR * max(starts, default=0.0)
+        if comparison == "seconds" and method in self.paces:
+            ours = ours.within(self.seconds / self.pace(method))
+        theirs = min(group.value(quantity) for group in groups)
+        return _ratio(ours.value(quantity), theirs, floor)
 
     def stalled(self, method: str) -> int:
         """How many runs of ours stand still in the last half, above Adam, while Adam moves."""

@@ -6,9 +6,9 @@ import csv
 import math
 import pathlib
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from _comparison import MEASURES, Row, share_won
+from _comparison import MEASURES, Measure, Row, share_won
 from _report import COLOURS, print_in_full, replacing
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -16,45 +16,43 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.console import Console
 from rich.table import Table
 
-HEADINGS = {"updates": "equal updates", "seconds": "equal seconds", "validation": "validation"}
-SHORT = {"updates": "upd.", "seconds": "sec.", "validation": "val."}
-BEST = "best of ours"
+BEST, RECOMMENDED = "best of ours", "recommended"
+OBJECTIVES = [measure for measure in MEASURES if measure.quantity == "objective"]
 STATES = ("runs", "failed", "diverged", "stalled")
 PACE = "times Adam's update"
 FARTHEST = 10.0  # ratios beyond this are drawn at the edge of the figure
 
 
-def print_rows(console: Console, rows: Sequence[Row], recommended: str) -> None:
+def print_rows(console: Console, rows: Sequence[Row]) -> None:
     """Print the ratios, one row for a task and batch size."""
     table = Table(
         title="Ours / best first-order run: below 1 is won",
-        caption="medians over seeds; training objective at equal updates and at equal seconds, "
-        "best validation metric;\nthe best of ours on the left, then the recommended "
-        f"{recommended.upper()}; first-order: the best at equal updates / seconds",
+        caption="medians over seeds; training objective and best validation metric, at equal "
+        "updates and at equal seconds;\nthe best of ours on the left, then the one that "
+        "`recommend` names; first-order: the best at equal updates / seconds",
     )
     table.add_column("task")
     table.add_column("batch", justify="right")
-    table.add_column("best")
-    for measure in MEASURES:
-        table.add_column(SHORT[measure], justify="right")
-    for measure in MEASURES:
-        table.add_column(f"{recommended.upper()}\n{SHORT[measure]}", justify="right")
+    for chosen in ("best", "recommended"):
+        table.add_column(chosen)
+        for measure in MEASURES:
+            table.add_column(_short(measure), justify="right")
     table.add_column("first-order", no_wrap=True)
     for row in rows:
-        best = row.best or ""
         table.add_row(
             row.task,
             f"{row.batch_size:,}",
-            best.upper(),
-            *(_text(row.ratio(best, measure)) for measure in MEASURES),
-            *(_text(row.ratio(recommended, measure)) for measure in MEASURES),
-            "\n".join(_champion(row, comparison) for comparison in ("updates", "seconds")),
+            (row.best or "").upper(),
+            *(_text(row.ratio(row.best, measure)) for measure in MEASURES),
+            _recommended(row),
+            *(_text(row.ratio(row.recommended, measure)) for measure in MEASURES),
+            "\n".join(_champion(row, comparison) for comparison in row.first_order),
         )
     print_in_full(console, table)
 
 
 def print_summary(console: Console, rows: Sequence[Row]) -> None:
-    """Print one row for each method of ours, and one for the best of them."""
+    """Print a row for the best of ours, the recommended one, and each."""
     table = Table(
         title="Won / equal / lost, and the geometric mean of the ratios",
         caption="failed: not finite, or an error; diverged: rose to twice its lowest objective;\n"
@@ -64,12 +62,12 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
     )
     table.add_column("ours")
     for measure in MEASURES:
-        table.add_column(HEADINGS[measure], justify="right")
+        table.add_column(_heading(measure), justify="right")
     for heading in (*STATES, "taken back", PACE):
         table.add_column(heading, justify="right")
     for line in summarise(rows):
         table.add_row(
-            line["ours"].upper() if line["ours"] != BEST else BEST,
+            line["ours"],
             *(
                 "{} / {} / {}  ".format(*line[f"won_{measure}"]) + _text(line[f"mean_{measure}"])
                 for measure in MEASURES
@@ -82,14 +80,15 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
 
 
 def summarise(rows: Sequence[Row]) -> list[dict]:
-    """The summary measures of each method of ours, and of the best on each task."""
+    """The summary measures of the best of ours on each task, the recommended one, and each."""
     methods = sorted({method for row in rows for method in row.ours})
+    chosen: dict[str, Callable[[Row], str | None]] = {BEST: lambda row: row.best}
+    if any(row.recommended for row in rows):
+        chosen[RECOMMENDED] = lambda row: row.recommended
+    chosen |= {method.upper(): lambda row, method=method: method for method in methods}
     return [
-        _summary(name, [(row, method) for row in rows if (method := chosen(row)) in row.ours])
-        for name, chosen in (
-            (BEST, lambda row: row.best),
-            *((method, lambda row, method=method: method) for method in methods),
-        )
+        _summary(name, [(row, method) for row in rows if (method := choose(row)) in row.ours])
+        for name, choose in chosen.items()
     ]
 
 
@@ -135,7 +134,8 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
             "rejected",
         )
         theirs = ("first_order_updates", "first_order_seconds")  # their objectives
-        lines.writerow(("task", "batch_size", "ours", "best", *MEASURES, *states, *theirs))
+        ours = ("ours", "best", "recommended")
+        lines.writerow(("task", "batch_size", *ours, *map(str, MEASURES), *states, *theirs))
         for row in rows:
             for method, group in row.ours.items():
                 lines.writerow(
@@ -144,6 +144,7 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
                         row.batch_size,
                         method,
                         method == row.best,
+                        method == row.recommended,
                         *(row.ratio(method, measure) for measure in MEASURES),
                         group.objective,
                         group.metric,
@@ -167,17 +168,30 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """The ratios of the best of ours, and the summary, as a page."""
-    measures = [HEADINGS[measure] for measure in MEASURES]
+    measures = [_heading(measure) for measure in MEASURES]
     lines = [
         "# Everyday tasks",
         "",
         "Written by `python examples/benchmarks/everyday.py`; edit that, not this. Objectives of "
-        "training examples at",
-        "equal updates and at equal seconds, and best validation metrics: ours with nothing but "
-        "defaults over the best",
-        "first-order run; below 1 is won. Medians over seeds; `-` has not been run.",
+        "training examples in",
+        "the end, and best validation metrics, at equal updates and at equal seconds: ours with "
+        "nothing but defaults over",
+        "the best first-order run; below 1 is won. Medians over seeds; `-` has not been run. "
+        "Ours is the one with the",
+        "lowest objective at equal updates, and behind it the one that `recommend` names, in "
+        "brackets where it names Adam first.",
         "",
-        *_heading("task", "batch", "ours", *measures, "objective", "first-order", "its best"),
+        *_head(
+            "task",
+            "batch",
+            "ours",
+            *measures,
+            RECOMMENDED,
+            *(f"its {_heading(measure)}" for measure in OBJECTIVES),
+            "objective",
+            "first-order",
+            "its best",
+        ),
     ]
     for row in rows:
         best = row.best or ""
@@ -187,26 +201,44 @@ def as_markdown(rows: Sequence[Row]) -> str:
                 f"{row.batch_size:,}",
                 best.upper(),
                 *(_text(row.ratio(best, measure)) for measure in MEASURES),
+                _recommended(row),
+                *(_text(row.ratio(row.recommended, measure)) for measure in OBJECTIVES),
                 _text(row.ours[best].objective) if row.ours else "-",
                 _text(row.lowest_objective("updates")),
                 _champion(row, "updates"),
             )
         )
     lines += ["", "Won / equal / lost, and the geometric mean of the ratios:", ""]
-    lines += _heading("ours", *measures, *STATES, "taken back", PACE)
+    lines += _head("ours", *measures, *STATES, "taken back", PACE)
     for found in summarise(rows):
         won = (
             "{} / {} / {}, ".format(*found[f"won_{name}"]) + _text(found[f"mean_{name}"])
             for name in MEASURES
         )
-        name = found["ours"] if found["ours"] == BEST else found["ours"].upper()
         counts = (str(found[state]) for state in STATES)
         taken_back = f"{found['rejected']:.1f}"
-        lines.append(_line(name, *won, *counts, taken_back, _paces_text(found)))
+        lines.append(_line(found["ours"], *won, *counts, taken_back, _paces_text(found)))
     return "\n".join(lines) + "\n"
 
 
-def _heading(first: str, *others: str) -> list[str]:
+def _heading(measure: Measure) -> str:
+    quantity = "validation, " if measure.quantity == "validation" else ""
+    return f"{quantity}equal {measure.comparison}"
+
+
+def _short(measure: Measure) -> str:
+    return f"{measure.quantity[:3]}.\n{measure.comparison[:3]}."
+
+
+def _recommended(row: Row) -> str:
+    """The method of ours that is recommended, in brackets if Adam is recommended before it."""
+    found = row.recommendation
+    if found is None or found.method is None:
+        return "-"
+    return found.method if found.name == found.method else f"({found.method})"
+
+
+def _head(first: str, *others: str) -> list[str]:
     return [_line(first, *others), _line("---", *("---:" for _ in others))]
 
 
@@ -249,7 +281,7 @@ def draw(rows: Sequence[Row]) -> Figure:
             panel.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
             panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             panel.xaxis.set_minor_locator(NullLocator())
-            panel.set_title(HEADINGS[measure], loc="left", fontsize=10)
+            panel.set_title(_heading(measure), loc="left", fontsize=10)
             panel.grid(axis="y", color="0.92")
             panel.set_axisbelow(True)
         panels[0].set_yticks(range(len(rows)), [f"{row.task}  {row.batch_size:,}" for row in rows])

@@ -16,6 +16,8 @@ from tf_kfgn.blocks import collection
 from tf_kfgn.blocks.kronecker import KroneckerBlock
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.optimizers import GaussNewton
+from tf_kfgn.optimizers.batch import Batch
+from tf_kfgn.optimizers.directions import preconditioned, with_thin_gradients
 from tf_kfgn.optimizers.joined_weights import JoinedWeights
 from tf_kfgn.optimizers.periods import RARE, Periods
 from tf_kfgn.optimizers.step_size import quadratic_model
@@ -146,14 +148,15 @@ def graphs_of(plain: Problem, ours: Problem, optimizer: GaussNewton) -> dict[str
         ours: The problem, with a recording model.
         optimizer: Built, after one update.
     """
-    layout, estimator = optimizer.layout, optimizer.estimator
+    settings, layout, estimator = optimizer.settings, optimizer.layout, optimizer.estimator
     variables = ours.model.trainable_variables
     fraction = optimizer.fraction_for_curvature(ours.batch_size, ours.rows)
-    states = [type(s)(*(tf.convert_to_tensor(v) for v in s)) for s in optimizer.memory.blocks]
+    memory = optimizer.memory.read()
+    states = memory.blocks
     vectors, others = (
         [tf.random.normal(v.shape, dtype=v.dtype, seed=seed) for v in variables] for seed in (0, 1)
     )
-    damping = tf.convert_to_tensor(optimizer.damping)
+    damping, moving = tf.convert_to_tensor(optimizer.damping), [True] * len(variables)
 
     def objective(problem: Problem) -> tf.Tensor:
         return problem.loss(problem.y, problem.model(problem.x, training=True))
@@ -192,7 +195,7 @@ def graphs_of(plain: Problem, ours: Problem, optimizer: GaussNewton) -> dict[str
             with tape.of_part() as part:
                 outputs = ours.model(ours.x[:count], training=True)
                 part.watch_loss(ours.loss, ours.y[:count], outputs)
-        weights = JoinedWeights.of(layout, [True] * len(variables))
+        weights = JoinedWeights.of(layout, moving)
         directions = weights.joining.join(vectors), weights.joining.join(others)
         found = quadratic_model(part, weights, tf.zeros(2, damping.dtype), directions, damping)
         return gradients, found.damped
@@ -205,7 +208,9 @@ def graphs_of(plain: Problem, ours: Problem, optimizer: GaussNewton) -> dict[str
         return collection.invert(layout.blocks, states, layout.block_dampings(damping))
 
     def preconditioning() -> Any:
-        return collection.precondition(layout.blocks, states, vectors)
+        gradients = gradient()
+        batch = with_thin_gradients(layout, Batch(gradients, damping, damping, moving))
+        return gradients, preconditioned(settings, layout, memory, batch, gradients)[0]
 
     named = {
         "gradient": gradient,
@@ -242,7 +247,7 @@ def parts_of(seconds: Mapping[str, float], periods: Periods, comparisons: int) -
         "factor G": (seconds["factor G"] - seconds["factor A"]) / periods.factors,
         "averages": seconds["averages"] / periods.factors,
         "inverses": seconds["inverses"] / periods.inverses,
-        "preconditioning": seconds["preconditioning"],
+        "preconditioning": seconds["preconditioning"] - seconds["gradient"],
         "quadratic model": seconds["quadratic model"] - recorded,
         "comparison": seconds["comparison"] / comparisons,
     }
@@ -275,7 +280,7 @@ def operations_of(problem: Problem, optimizer: GaussNewton) -> dict[str, float]:
         "factor A": sum(cost.input_factor for cost in costs) / periods.factors,
         "factor G": demand.operations / periods.factors,
         "inverses": sum(cost.inverses for cost in costs) / periods.inverses,
-        "preconditioning": sum(cost.preconditioning for cost in costs),
+        "preconditioning": sum(cost.direction for cost in costs),
         "quadratic model": gradient * fraction * passes / 3,
         "comparison": gradient / 3 / optimizer.settings.damping_period,
     }

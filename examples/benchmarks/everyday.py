@@ -21,6 +21,7 @@ Debian's package dataset-fashion-mnist, or downloaded by Keras.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -28,9 +29,9 @@ from collections.abc import Sequence
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))  # where the helpers lie
 
 from _arguments import add_names, positive_number
-from _bench import COMPARISONS, FIRST_ORDER, OURS, Bench, Plan, expected_runs, expected_seconds
+from _bench import FIRST_ORDER, OURS, Bench, Plan, expected_runs, expected_seconds
 from _clock import Clock, in_words
-from _comparison import compare
+from _comparison import COMPARISONS, Row, compare
 from _everyday_report import print_rows, print_summary, write_results
 from _paces import Paces
 from _report import require_writable
@@ -39,6 +40,8 @@ from _stopwatch import Point
 from _tasks import TASKS, Task
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+import tf_kfgn
 
 SMOKE_TASKS = ("wine", "digits_mlp", "adding_lstm")
 SMOKE = {
@@ -73,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not rows:
         print(f"everyday.py: error: {args.out} has no runs of these tasks yet", file=sys.stderr)
         return 1
-    print_rows(console, rows, args.recommended)
+    rows = [with_recommendation(row) for row in rows]
+    print_rows(console, rows)
     print_summary(console, rows)
     for path in write_results(args.out, rows):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
@@ -135,6 +139,13 @@ def run(
                 progress.console.print(f"{task.name} {batch_size}, {note}", highlight=False)
 
 
+def with_recommendation(row: Row) -> Row:
+    """The row, with what `recommend` says of its task."""
+    task = TASKS[row.task]
+    found = tf_kfgn.recommend(task.make_model(seed=0), task.loss, batch_size=row.batch_size)
+    return dataclasses.replace(row, recommendation=found)
+
+
 def missing_data(places: Sequence[tuple[Task, int]]) -> dict[str, str]:
     """Tasks whose data cannot be read, with the reason."""
     reasons = {}
@@ -181,13 +192,6 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME",
         help="of the version of ours, to compare several in a folder; first-order runs are shared "
         "(default: defaults)",
-    )
-    parser.add_argument(
-        "--recommended",
-        choices=OURS,
-        default="kfac",
-        metavar="NAME",
-        help="the method of ours that is shown beside the best one (default: kfac)",
     )
     parser.add_argument(
         "--smoke", action="store_true", help="a few updates on three small tasks: does it run?"

@@ -127,14 +127,14 @@ def test_the_sweep_meets_the_tensors_that_the_recursion_meets(name, monkeypatch)
 # Which one
 
 
-def test_few_outputs_take_kflr_and_many_kfra():
+def test_few_outputs_take_kflr_and_many_kfac():
     few = tf_kfgn.recommend(mlp(64, 128, 2), "mse", batch_size=500)
     many = tf_kfgn.recommend(mlp(64, 128, 100), "mse", batch_size=500)
-    assert (few.name, many.name) == ("KFLR", "KFRA")
+    assert (few.name, many.name) == ("KFLR", "KFAC")
     assert "2 backward passes" in " ".join(few.reasons)
     assert "100 backward passes" in " ".join(many.reasons)
     assert isinstance(few.optimizer(), tf_kfgn.KFLR)
-    assert isinstance(many.optimizer(min_damping=1e-3), tf_kfgn.KFRA)
+    assert isinstance(many.optimizer(min_damping=1e-3), tf_kfgn.KFAC)
     assert many.optimizer(min_damping=1e-3).settings.min_damping == 1e-3
 
 
@@ -225,7 +225,7 @@ def test_adam_where_the_update_costs_too_much():
         layer.kernel.regularizer = keras.regularizers.L2(1e-4)
     found = adam(wide, "mse", batch_size=60, because="Even the cheapest update takes")
     assert min(one.cost for one in found.candidates.values()) > 20
-    assert tf_kfgn.recommend(wide, "mse", batch_size=4000).name == "KFRA"
+    assert tf_kfgn.recommend(wide, "mse", batch_size=4000).name == "KFAC"
 
 
 def test_adam_for_losses_without_curvature():

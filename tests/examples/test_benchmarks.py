@@ -40,7 +40,7 @@ def test_costs_are_measured_beside_what_was_expected(monkeypatch, capsys):
     method_cost.main()
     _, *rows = capsys.readouterr().out.splitlines()
     assert [row.split()[0] for row in rows] == ["regression", "classes"]
-    assert [row.split()[-2:] for row in rows] == [["KFLR", "1.00"], ["KFRA", "1.00"]]
+    assert [row.split()[-2:] for row in rows] == [["KFLR", "1.00"], ["KFAC", "1.00"]]
 
 
 @pytest.mark.slow
@@ -78,6 +78,7 @@ def test_batch_sizes_are_compared(monkeypatch, capsys):
     import batch_size
 
     monkeypatch.setattr(batch_size, "EPOCHS", 1)
+    monkeypatch.setattr(batch_size, "SEEDS", (0,))
     monkeypatch.setattr(batch_size, "BATCHES", (625,))
     monkeypatch.setattr(batch_size, "RATES", (1e-2,))
     batch_size.main()
@@ -219,12 +220,14 @@ def test_parts_are_what_a_graph_takes_beyond_another():
 
     graphs = {
         "gradient": 1.0, "recording": 1.5, "factor A": 2.0, "factor G": 4.0,
-        "quadratic model": 2.5, "averages": 0.5, "inverses": 4.0, "preconditioning": 0.25,
+        "quadratic model": 2.5, "averages": 0.5, "inverses": 4.0, "preconditioning": 1.25,
         "comparison": 0.5, "update": 6.0,
     }  # fmt: skip
     parts = _parts.parts_of(graphs, Periods(factors=5, inverses=20), comparisons=5)
     assert parts["recording"] == 500 and parts["factor A"] == 100 and parts["factor G"] == 400
-    assert parts["inverses"] == 200 and parts["comparison"] == 100
+    assert (
+        parts["preconditioning"] == 250 and parts["inverses"] == 200 and parts["comparison"] == 100
+    )
     assert sum(parts.values()) == pytest.approx(6000)
 
 

@@ -127,7 +127,7 @@ def test_the_smoke_runs_is_resumed_and_reports(modules, tmp_path, capsys):
     arguments = ["--smoke", "--tasks", "wine", "--out", str(tmp_path)]
     assert modules.everyday.main(arguments) == 0
     printed = capsys.readouterr().out
-    for text in ("about", "Ours / best first-order run", "Won / equal / lost", "KFAC"):
+    for text in ("about", "Ours / best first-order run", "Won / equal / lost", "recommended"):
         assert text in printed
     runs = list(modules.runs.Store(tmp_path))
     assert {run.key.method for run in runs} == {"kfac", "adam"}

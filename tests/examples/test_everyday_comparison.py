@@ -4,9 +4,12 @@ import dataclasses
 import importlib
 import json
 import math
+import sys
 
 import pytest
 from bench_runs import FALLING, ours, run_of
+
+from tf_kfgn.analysis import Recommendation
 
 # Runs and where they are kept
 
@@ -128,6 +131,10 @@ def compare(modules, tmp_path, runs, updates=100, paces=PACES):
     return modules.comparison.compare(store, all_paces, "defaults", {("wine", 32): updates})
 
 
+def ratio(row, method, comparison, quantity="objective"):
+    return row.ratio(method, sys.modules["_comparison"].Measure(quantity, comparison))
+
+
 def at_seconds(modules, objectives, horizon, **key):
     return run_of(modules, objectives, comparison="seconds", horizon=horizon, **key)
 
@@ -144,11 +151,12 @@ def test_a_row_compares_medians_of_those_with_all_seeds(modules, tmp_path):
     (row,) = compare(modules, tmp_path, runs)
     assert row.best == "kfac"
     assert row.seconds == pytest.approx(100 * 0.1)
-    assert row.ratio("kfac", "updates") == pytest.approx(0.2 / 0.4, rel=2e-3)
-    assert row.ratio("kflr", "updates") == pytest.approx(1 / 0.4, rel=2e-3)
-    assert row.ratio("kfac", "seconds") == pytest.approx(0.2 / 0.1, rel=2e-3)
-    assert row.ratio("kfac", "validation") == pytest.approx(1.0)
-    assert math.isnan(row.ratio("kfra", "updates"))
+    assert ratio(row, "kfac", "updates") == pytest.approx(0.2 / 0.4, rel=2e-3)
+    assert ratio(row, "kflr", "updates") == pytest.approx(1 / 0.4, rel=2e-3)
+    assert ratio(row, "kfac", "seconds") == pytest.approx(0.2 / 0.1, rel=2e-3)
+    assert ratio(row, "kfac", "updates", "validation") == pytest.approx(1.0)
+    assert ratio(row, "kfac", "seconds", "validation") == pytest.approx(0.1 / 0.2, rel=5e-3)
+    assert math.isnan(ratio(row, "kfra", "updates"))
 
 
 def test_at_equal_seconds_a_slower_method_is_read_within_the_time(modules, tmp_path):
@@ -159,13 +167,47 @@ def test_at_equal_seconds_a_slower_method_is_read_within_the_time(modules, tmp_p
     ]
     (row,) = compare(modules, tmp_path, runs)
     assert row.best == "kfac"
-    assert row.ratio("kflr", "seconds") == pytest.approx(FALLING[5] / 0.2, rel=2e-3)
+    assert ratio(row, "kflr", "seconds") == pytest.approx(FALLING[5] / 0.2, rel=2e-3)
+
+
+def test_a_slower_method_is_validated_within_the_time_too(modules, tmp_path):
+    late = ours(modules, FALLING, "kflr")
+    points = tuple(p._replace(validation_metric=1.0 - p.updates / 200) for p in late.points)
+    late = dataclasses.replace(late, points=points)
+    runs = [
+        late,
+        ours(modules, [2.0, *10 * [0.1]]),
+        at_seconds(modules, [2.0, 0.2], 200.0, metric=0.5),
+        run_of(modules, FALLING, metric=0.5),
+    ]
+    (row,) = compare(modules, tmp_path, runs)
+    assert ratio(row, "kflr", "updates", "validation") == pytest.approx(0.5 / 0.5, rel=2e-3)
+    assert ratio(row, "kflr", "seconds", "validation") == pytest.approx(0.75 / 0.5, rel=2e-3)
+
+
+def test_the_recommended_method_has_a_line_of_its_own(modules, tmp_path):
+    report = importlib.import_module("_everyday_report")
+    runs = [ours(modules, FALLING), ours(modules, [2.0, 1.0], "kflr"), run_of(modules, FALLING)]
+    [row] = compare(modules, tmp_path, runs)
+    assert "recommended" not in {line["ours"] for line in report.summarise([row])}
+    for name, shown in (("KFLR", "KFLR"), ("Adam", "(KFLR)")):
+        found = Recommendation(name, "KFLR", (), {}, 32)
+        asked = dataclasses.replace(row, recommendation=found)
+        best, recommended, *_ = report.summarise([asked])
+        assert (best["ours"], recommended["ours"]) == ("best of ours", "recommended")
+        assert best["won_updates"] == (0, 1, 0)
+        assert recommended["won_updates"] == (0, 0, 1)
+        page = report.as_markdown([asked])
+        assert f"| {shown} | 8.32 | - |" in page
+    missing = Recommendation("Adam", None, (), {}, 32)
+    page = report.as_markdown([dataclasses.replace(row, recommendation=missing)])
+    assert "| - | - | - |" in page
 
 
 def test_without_paces_equal_seconds_are_unknown(modules, tmp_path):
     runs = [ours(modules, FALLING), at_seconds(modules, [2.0, 0.2], 200.0)]
     (row,) = compare(modules, tmp_path, runs, paces={})
-    assert math.isnan(row.ratio("kfac", "seconds"))
+    assert math.isnan(ratio(row, "kfac", "seconds"))
     assert math.isnan(row.seconds)
 
 
@@ -193,7 +235,7 @@ def test_what_failed_is_lost_and_counted(modules, tmp_path):
     assert kfac["won_updates"] == (0, 0, 1)
     written = {path.suffix: path for path in report.write_results(tmp_path, rows)}
     assert all(path.stat().st_size for path in written.values())
-    assert "| KFAC | failed | - | failed |" in written[".md"].read_text()
+    assert "| KFAC | failed | - | failed | - |" in written[".md"].read_text()
 
 
 def test_an_update_is_compared_with_one_of_adam_where_both_were_measured(modules, tmp_path):

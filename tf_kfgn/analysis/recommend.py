@@ -58,9 +58,9 @@ def recommend(
     these
 
     1. KFLR comes first, since its factors are exact for the layer and free of sampling noise;
-    2. then KFRA, unless weights are shared between positions or batch normalisation is used, where
-       its average over examples is a coarser approximation;
-    3. then KFAC.
+    2. then KFAC, whose factors are those on the mean;
+    3. then KFRA, whose average over examples is a coarser approximation. Its updates take the
+       objective as far as those of KFAC at best: examples/benchmarks/EVERYDAY.md.
 
     Adam is recommended if the loss has no curvature or no method can be used; if more than half of
     the weights have no pair of full Kronecker factors, so that their curvature is near a diagonal
@@ -107,10 +107,9 @@ def recommend(
             type(optimizer).__name__: _candidate(optimizer, model, tape, blocks, uses, batch_size)
             for optimizer in (KFRA(), KFLR(), KFAC(seed=0))
         }
-        shared = any(sum(use.shared for use in ops) > 1 for ops in uses.values())
         normalised, dropout = _noise(model)
         outputs_of_all = sum(likelihood.num_columns for likelihood in tape.likelihoods)
-        method, reasons = _method(candidates, outputs_of_all, shared or normalised)
+        method, reasons = _method(candidates, outputs_of_all)
         against = _against(model, blocks, candidates, batch_size, normalised, dropout)
         if normalised and not against:
             reasons += (_COMPARE,)
@@ -180,7 +179,7 @@ def _candidate(
 
 
 def _method(
-    candidates: Mapping[str, Candidate], num_outputs: int, averages_are_coarse: bool
+    candidates: Mapping[str, Candidate], num_outputs: int
 ) -> tuple[str | None, tuple[str, ...]]:
     """The best of the three, and why."""
     costs = {
@@ -192,8 +191,7 @@ def _method(
         return None, ("None of the three can be used.",)
     least = min(costs.values())
     cheap = {name for name, cost in costs.items() if cost <= ABOUT_THE_SAME * least}
-    order = ["KFLR", "KFAC", "KFRA"] if averages_are_coarse else ["KFLR", "KFRA", "KFAC"]
-    method = next(name for name in order if name in cheap)
+    method = next(name for name in ("KFLR", "KFAC", "KFRA") if name in cheap)
     passes = f"{num_outputs} backward pass{'es' if num_outputs > 1 else ''}"
     reasons = [f"{method}: an update takes about {costs[method]:.1f} gradients."]
     if method == "KFLR":
@@ -206,8 +204,8 @@ def _method(
         reasons.append(f"KFRA cannot be used: {candidates['KFRA'].problem or 'it needs memory.'}")
     elif "KFRA" not in cheap:
         reasons.append(f"KFRA would take {costs['KFRA']:.1f} gradients: its tensors are wide.")
-    elif averages_are_coarse:
-        reasons.append("KFRA is coarser with shared weights or batch normalisation.")
+    elif method == "KFAC":
+        reasons.append("KFRA costs about the same, and is coarser.")
     return method, tuple(reasons)
 
 

@@ -165,6 +165,6 @@ TASKS = (
         updates=(200, 100),
         seconds=(3.3, 3.8),
         loss_weight=float(PIXELS),
-        left_out={**NO_KFLR, "kfra": "no rule for the sampling of a code"},
+        left_out=NO_KFLR,
     ),
 )
