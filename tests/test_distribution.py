@@ -91,17 +91,18 @@ def test_fit_says_it_before_it_trains(monkeypatch):
 
 @pytest.fixture(scope="module")
 def on_one_device() -> dict[str, np.ndarray]:
-    return weights_on(1, *OPTIMIZERS, "kfra_in_half", "kflr_in_bfloat16", "kfac_in_low")
+    names = ("kfra_in_half", "kflr_in_bfloat16", "kfac_in_low", "kfra_in_scale")
+    return weights_on(1, *OPTIMIZERS, *names)
 
 
 @pytest.fixture(scope="module")
 def on_two_replicas() -> dict[str, np.ndarray]:
-    names = ("kfra_in_half", "kflr_in_bfloat16", "kfac_in_low", "kfac_in_shares")
+    names = ("kfra_in_half", "kflr_in_bfloat16", "kfac_in_low", "kfac_in_shares", "kfra_in_scale")
     return weights_on(2, *OPTIMIZERS, *names)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", (*OPTIMIZERS, "kfra_in_scale"))
 def test_twenty_updates_on_two_replicas_end_where_they_do_on_one_device(
     on_one_device, on_two_replicas, optimizer
 ):

@@ -40,6 +40,7 @@ SENDING: dict[str, dict[str, Any]] = {
     "bfloat16": {"sharding": None, "communication_dtype": "bfloat16", "damping": 0.3},
     "low": {"curvature_dtype": "bfloat16", "damping": 0.3},
     "shares": {"sharding": "inverses"},
+    "scale": {"spatial": "scaled"},
 }
 OPTIMIZERS = {"kfra": tf_kfgn.KFRA, "kflr": tf_kfgn.KFLR, "kfac": tf_kfgn.KFAC}
 
@@ -82,7 +83,8 @@ def compiled_model(problem: str) -> keras.Model:
     Args:
         problem: The name of an optimizer; `_in_half` if layers compute in half precision,
             `_in_bfloat16` if factors travel so, and every replica inverts all blocks, `_in_low` if
-            factors and inverses are kept so, `_in_shares` if each holds its share of the inverses.
+            factors and inverses are kept so, `_in_shares` if each holds its share of the inverses,
+            `_in_scale` if KFRA's factors are scaled by samples.
     """
     keras.utils.set_random_seed(0)
     name, _, narrow = problem.partition("_in_")

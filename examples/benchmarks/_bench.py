@@ -7,7 +7,14 @@ import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from _comparison import COMPARISONS, groups_of_ours, lowest, near_horizon
+from _comparison import (
+    COMPARISONS,
+    SAME_HORIZON,
+    groups_of_ours,
+    lowest,
+    near_horizon,
+    runs_of,
+)
 from _methods import GAUSS_NEWTON, Method, adam, adamw, available, muon
 from _paces import UPDATES, Paces, measure_paces
 from _runs import Key, Run, Store
@@ -108,11 +115,15 @@ class Bench:
         first_order, comparisons = self._plan.first_order, self._plan.comparisons
         if first_order and "updates" in comparisons:
             self._search("updates", dict.fromkeys(first_order, updates))
-        if first_order and "seconds" in comparisons:
+        if "seconds" in comparisons:
             horizons = self._horizons_at_equal_seconds(updates)
-            if horizons:
+            for method in self._plan.ours(self._task):
+                if horizons.get(method, 0) > SAME_HORIZON * updates:
+                    for seed in self._plan.seeds:
+                        self._run(Candidate(method), "seconds", horizons[method], seed)
+            if first_order and horizons:
                 self._search("seconds", horizons)
-            else:
+            elif first_order:
                 notes.append(
                     "equal seconds: not compared, since there is no run of ours; pass --seconds"
                 )
@@ -121,9 +132,9 @@ class Bench:
         return notes
 
     def _horizons_at_equal_seconds(self, updates: int) -> dict[str, int]:
-        """Updates of each first-order method; as before if that is nearly it, empty if unknown."""
-        here = [run for run in self._store if run.key[:2] == (self._task.name, self._batch_size)]
-        groups = groups_of_ours(here, self._plan.label, updates).values()
+        """Updates of each method; as before if that is nearly it, empty if unknown."""
+        here = runs_of(self._store, self._task.name, self._batch_size, self._plan.label)
+        groups = groups_of_ours(here, updates).values()
         ours = [group for group in groups if not math.isinf(group.objective)]
         seconds = self._plan.seconds
         if seconds is None and not ours:
@@ -132,10 +143,11 @@ class Bench:
         if seconds is None:
             seconds = updates * paces[lowest(ours).candidate.method]
         horizons = {}
-        for method in self._plan.first_order:
-            wanted = seconds / paces[method]
-            near = near_horizon(here, method, wanted)
-            horizons[method] = max(1, round(wanted)) if near is None else int(near)
+        for method in (*self._plan.ours(self._task), *self._plan.first_order):
+            if method in paces:
+                wanted = seconds / paces[method]
+                near = near_horizon(here, method, wanted)
+                horizons[method] = max(1, round(wanted)) if near is None else int(near)
         return horizons
 
     def _measured_paces(self, ours: Sequence[str]) -> dict[str, float]:

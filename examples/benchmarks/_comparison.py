@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from _paces import Paces
@@ -99,8 +99,9 @@ class Row:
     Attributes:
         task: Its name.
         batch_size: Examples in an update.
-        ours: Each method of ours that was run.
-        first_order: The candidates at equal updates and at equal seconds.
+        ours: For each comparison the methods of ours that were run: at equal seconds in the time of
+            the best at equal updates, as far as paces are known.
+        first_order: The candidates, likewise.
         updates: Of each run of ours.
         paces: Seconds of an update by each method, where that was measured.
         recommendation: What `tf_kfgn.recommend` answers, if it was asked.
@@ -108,16 +109,16 @@ class Row:
 
     task: str
     batch_size: int
-    ours: dict[str, Group]
+    ours: dict[str, dict[str, Group]]
     first_order: dict[str, list[Group]]
     updates: int
     paces: dict[str, float]
     recommendation: Recommendation | None = None
 
-    @property
-    def best(self) -> str | None:
+    def best(self, comparison: str) -> str | None:
         """The method of ours with the lowest objective."""
-        return lowest(self.ours.values()).candidate.method if self.ours else None
+        groups = self.ours[comparison].values()
+        return lowest(groups).candidate.method if groups else None
 
     @property
     def recommended(self) -> str | None:
@@ -131,8 +132,8 @@ class Row:
 
     @property
     def seconds(self) -> float:
-        """What the best of ours takes; NaN if that was not measured."""
-        return self.updates * self.pace(self.best)
+        """What the best of ours at equal updates takes; NaN if that was not measured."""
+        return self.updates * self.pace(self.best("updates"))
 
     def finalists(self, comparison: str) -> list[Group]:
         """The first-order candidates that were run with the most seeds."""
@@ -152,27 +153,25 @@ class Row:
             measure: What is compared.
         """
         quantity, comparison = measure
-        ours, groups = self.ours.get(method or ""), self.finalists(comparison)
+        ours, groups = self.ours[comparison].get(method or ""), self.finalists(comparison)
         if ours is None or not groups:
             return math.nan
         floor = METRIC_FLOOR
         if quantity == "objective":
             starts = [run.points[0].objective for run in ours.runs if run.points]
             floor = OBJECTIVE_FLOOR * max(starts, default=0.0)
-        if comparison == "seconds" and method in self.paces:
-            ours = ours.within(self.seconds / self.pace(method))
         theirs = min(group.value(quantity) for group in groups)
         return _ratio(ours.value(quantity), theirs, floor)
 
     def stalled(self, method: str) -> int:
         """How many runs of ours stand still in the last half, above Adam, while Adam moves."""
         adams = [g for g in self.first_order["updates"] if g.candidate.method == "adam"]
-        if not adams or method not in self.ours:
+        if not adams or method not in self.ours["updates"]:
             return 0
         adam = lowest(adams)
         return sum(
             run.late_progress < LITTLE and run.objective > adam.objective
-            for run in self.ours[method].runs
+            for run in self.ours["updates"][method].runs
             if not (run.failed or run.diverged) and adam.late_progress > MUCH
         )
 
@@ -190,39 +189,73 @@ def compare(
     """
     rows = []
     for (task, batch_size), count in updates.items():
-        here = [run for run in store if run.key[:2] == (task, batch_size)]
+        here = runs_of(store, task, batch_size, label)
         row = Row(
             task,
             batch_size,
-            groups_of_ours(here, label, count),
+            {"updates": groups_of_ours(here, count), "seconds": {}},
             {"updates": _first_order(here, "updates", lambda method, count=count: count)},
             count,
             paces.get(task, batch_size, label),
         )
-        row.first_order["seconds"] = _at_equal_seconds(here, row)
-        if row.ours or any(row.first_order.values()):
+        row.ours["seconds"] = _ours_at_equal_seconds(here, row)
+        row.first_order["seconds"] = _first_order(
+            here, "seconds", lambda method, here=here, row=row: _horizon(here, row, method)
+        )
+        if row.ours["updates"] or any(row.first_order.values()):
             rows.append(row)
     return rows
 
 
-def _at_equal_seconds(runs: Iterable[Run], row: Row) -> list[Group]:
-    return _first_order(
-        runs,
-        "seconds",
-        lambda method: near_horizon(runs, method, row.seconds / row.pace(method)),
-    )
+def runs_of(store: Iterable[Run], task: str, batch_size: int, label: str) -> list[Run]:
+    """The runs of one version of ours, and of first-order methods.
+
+    Args:
+        store: All runs.
+        task: On which.
+        batch_size: Of its examples.
+        label: Of the version.
+    """
+    place, labels = (task, batch_size), ("", label)
+    return [run for run in store if run.key[:2] == place and run.key.label in labels]
 
 
-def groups_of_ours(runs: Iterable[Run], label: str, updates: int) -> dict[str, Group]:
+def _horizon(runs: Sequence[Run], row: Row, method: str) -> float | None:
+    """Of the runs of a method at equal seconds, if there are any."""
+    return near_horizon(runs, method, row.seconds / row.pace(method))
+
+
+def _ours_at_equal_seconds(runs: Sequence[Run], row: Row) -> dict[str, Group]:
+    """Runs that were made for these seconds, else what others had reached by then."""
+    found = {}
+    for method, group in row.ours["updates"].items():
+        updates, horizon = row.seconds / row.pace(method), _horizon(runs, row, method)
+        if horizon is not None:
+            found |= _ours(runs, "seconds", horizon, method)
+        elif not math.isnan(updates):
+            found[method] = group.within(updates)
+    return found
+
+
+def groups_of_ours(runs: Iterable[Run], updates: int) -> dict[str, Group]:
     """Each method of ours that was run.
 
     Args:
         runs: On one task with one batch size.
-        label: Of the version of ours.
         updates: Of a run.
     """
+    return _ours(runs, "updates", updates)
+
+
+def _ours(
+    runs: Iterable[Run], comparison: str, horizon: float, method: str | None = None
+) -> dict[str, Group]:
     groups = _groups(
-        run for run in runs if label and run.key.label == label and run.key.horizon == updates
+        run
+        for run in runs
+        if run.key.label
+        and (run.key.comparison, run.key.horizon) == (comparison, horizon)
+        and method in (None, run.key.method)
     )
     return {group.candidate.method: group for group in groups}
 
@@ -232,7 +265,7 @@ def near_horizon(runs: Iterable[Run], method: str, updates: float) -> float | No
 
     Args:
         runs: On one task with one batch size.
-        method: A first-order one.
+        method: Of them.
         updates: That it makes in these seconds; NaN if that is not known.
     """
     keys = [run.key for run in runs if run.key.comparison == "seconds"]

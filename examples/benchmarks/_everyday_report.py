@@ -7,6 +7,7 @@ import math
 import pathlib
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from _comparison import MEASURES, Measure, Row, share_won
 from _report import COLOURS, print_in_full, replacing
@@ -42,8 +43,8 @@ def print_rows(console: Console, rows: Sequence[Row]) -> None:
         table.add_row(
             row.task,
             f"{row.batch_size:,}",
-            (row.best or "").upper(),
-            *(_text(row.ratio(row.best, measure)) for measure in MEASURES),
+            _best(row),
+            *(_text(row.ratio(row.best(measure.comparison), measure)) for measure in MEASURES),
             _recommended(row),
             *(_text(row.ratio(row.recommended, measure)) for measure in MEASURES),
             "\n".join(_champion(row, comparison) for comparison in row.first_order),
@@ -81,20 +82,23 @@ def print_summary(console: Console, rows: Sequence[Row]) -> None:
 
 def summarise(rows: Sequence[Row]) -> list[dict]:
     """The summary measures of the best of ours on each task, the recommended one, and each."""
-    methods = sorted({method for row in rows for method in row.ours})
-    chosen: dict[str, Callable[[Row], str | None]] = {BEST: lambda row: row.best}
+    methods = sorted({method for row in rows for method in row.ours["updates"]})
+    lines = [_summary(BEST, rows, lambda row, comparison: row.best(comparison))]
     if any(row.recommended for row in rows):
-        chosen[RECOMMENDED] = lambda row: row.recommended
-    chosen |= {method.upper(): lambda row, method=method: method for method in methods}
-    return [
-        _summary(name, [(row, method) for row in rows if (method := choose(row)) in row.ours])
-        for name, choose in chosen.items()
-    ]
+        lines.append(_summary(RECOMMENDED, rows, lambda row, comparison: row.recommended))
+    for name in methods:
+        lines.append(_summary(name.upper(), rows, lambda row, comparison, name=name: name))
+    return lines
 
 
-def _summary(name: str, chosen: Sequence[tuple[Row, str]]) -> dict:
-    runs = [run for row, method in chosen for run in row.ours[method].runs]
-    line: dict = {
+def _summary(
+    name: str, rows: Sequence[Row], choose: Callable[[Row, str], str | None]
+) -> dict[str, Any]:
+    """The line of one choice of a method for each row and comparison."""
+    chosen = [(row, choose(row, "updates")) for row in rows]
+    chosen = [(row, method) for row, method in chosen if method in row.ours["updates"]]
+    runs = [run for row, method in chosen for run in row.ours["updates"][method].runs]
+    line: dict[str, Any] = {
         "ours": name,
         "runs": len(runs),
         "failed": sum(run.failed for run in runs),
@@ -103,7 +107,7 @@ def _summary(name: str, chosen: Sequence[tuple[Row, str]]) -> dict:
         "rejected": statistics.fmean([run.rejected for run in runs]) if runs else 0.0,
     }
     for measure in MEASURES:
-        ratios = [row.ratio(method, measure) for row, method in chosen]
+        ratios = [row.ratio(choose(row, measure.comparison), measure) for row in rows]
         line[f"won_{measure}"] = share_won(ratios)
         line[f"mean_{measure}"] = _geometric_mean(ratios)
     beside_adam = [row.pace(method) / row.pace("adam") for row, method in chosen]
@@ -137,13 +141,13 @@ def write_results(folder: pathlib.Path, rows: Sequence[Row]) -> list[pathlib.Pat
         ours = ("ours", "best", "recommended")
         lines.writerow(("task", "batch_size", *ours, *map(str, MEASURES), *states, *theirs))
         for row in rows:
-            for method, group in row.ours.items():
+            for method, group in row.ours["updates"].items():
                 lines.writerow(
                     (
                         row.task,
                         row.batch_size,
                         method,
-                        method == row.best,
+                        method == row.best("updates"),
                         method == row.recommended,
                         *(row.ratio(method, measure) for measure in MEASURES),
                         group.objective,
@@ -178,8 +182,9 @@ def as_markdown(rows: Sequence[Row]) -> str:
         "nothing but defaults over",
         "the best first-order run; below 1 is won. Medians over seeds; `-` has not been run. "
         "Ours is the one with the",
-        "lowest objective at equal updates, and behind it the one that `recommend` names, in "
-        "brackets where it names Adam first.",
+        "lowest objective at equal updates, and behind the stroke the one at equal seconds if it "
+        "is another; then comes",
+        "the one that `recommend` names, in brackets where it names Adam first.",
         "",
         *_head(
             "task",
@@ -194,16 +199,16 @@ def as_markdown(rows: Sequence[Row]) -> str:
         ),
     ]
     for row in rows:
-        best = row.best or ""
+        best = row.best("updates")
         lines.append(
             _line(
                 row.task,
                 f"{row.batch_size:,}",
-                best.upper(),
-                *(_text(row.ratio(best, measure)) for measure in MEASURES),
+                _best(row),
+                *(_text(row.ratio(row.best(measure.comparison), measure)) for measure in MEASURES),
                 _recommended(row),
                 *(_text(row.ratio(row.recommended, measure)) for measure in OBJECTIVES),
-                _text(row.ours[best].objective) if row.ours else "-",
+                _text(row.ours["updates"][best].objective) if best else "-",
                 _text(row.lowest_objective("updates")),
                 _champion(row, "updates"),
             )
@@ -228,6 +233,12 @@ def _heading(measure: Measure) -> str:
 
 def _short(measure: Measure) -> str:
     return f"{measure.quantity[:3]}.\n{measure.comparison[:3]}."
+
+
+def _best(row: Row) -> str:
+    """The best of ours at equal updates, and the one at equal seconds if it is another."""
+    names = (row.best(comparison) for comparison in row.ours)
+    return " / ".join(dict.fromkeys(name.upper() for name in names if name))
 
 
 def _recommended(row: Row) -> str:

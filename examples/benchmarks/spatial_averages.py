@@ -39,6 +39,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SEED = tf.constant([0, 0], tf.int64)
 METHODS = {
     "full": KFRAEstimator(spatial="full"),
+    "scaled": KFRAEstimator(spatial="scaled"),
     "uncorrelated": KFRAEstimator(spatial="uncorrelated"),
     "KFAC": KFACEstimator(),
 }
@@ -221,7 +222,7 @@ def print_costs(name: str, model: keras.Model, x: np.ndarray, y: np.ndarray, tur
     rim = (model.input_shape[1] - x.shape[1]) // 2
     images = tf.constant(np.pad(x, ((0, 0), (rim, rim), (rim, rim), (0, 0))))
     tf_kfgn.enable_curvature(model)
-    passes = {"gradient": None, "uncorrelated": METHODS["uncorrelated"], "KFAC": METHODS["KFAC"]}
+    passes = {"gradient": None, **{name: METHODS[name] for name in METHODS if name != "full"}}
     functions = {
         method: _pass(model, images, tf.constant(y), estimator)
         for method, estimator in passes.items()

@@ -205,10 +205,10 @@ def test_adam_for_small_batches_earlier_with_dropout_or_batch_normalisation():
     adam(
         plain,
         "mse",
-        batch_size=20,
-        because="needs 50 examples or so; the curvature of 20",
+        batch_size=10,
+        because="needs 20 examples or so; the curvature of 10",
     )
-    assert tf_kfgn.recommend(plain, "mse", batch_size=100).name == "KFLR"
+    assert tf_kfgn.recommend(plain, "mse", batch_size=32).name == "KFLR"
     adam(residual(), CLASSES, batch_size=100, because="With batch normalisation a batch needs 250")
     dropout = keras.Sequential([keras.Input((8,)), layers.Dropout(0.5), layers.Dense(2)])
     adam(dropout, "mse", batch_size=60, because="With dropout a batch needs 100")

@@ -7,6 +7,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from bench_runs import ours
 
 GENERATED_OR_SHIPPED = [
     "digits_mlp",
@@ -166,6 +167,22 @@ def test_without_ours_seconds_are_compared_only_if_they_are_given(modules, tmp_p
     pace = modules.paces.Paces(tmp_path).get("wine", 32, "defaults")["adam"]
     assert {run.key.horizon for run in timed} == {max(1, round(0.05 / pace))}
     assert {run.points[-1].updates for run in timed} == {max(1, round(0.05 / pace))}
+
+
+def test_at_equal_seconds_a_faster_method_of_ours_trains_longer(modules, tmp_path):
+    store = modules.runs.Store(tmp_path)
+    for seed in (0, 1):
+        for method, end in (("kfac", 0.2), ("kflr", 0.1)):
+            store.add(ours(modules, [2.0, end], method, horizon=12, seed=seed))
+    modules.paces.Paces(tmp_path).put("wine", 32, "defaults", {"kfac": 0.1, "kflr": 0.2})
+    arguments = ["--smoke", "--tasks", "wine", "--methods", "kfac", "kflr", "--out", str(tmp_path)]
+    assert modules.everyday.main(arguments) == 0
+    longer = [run for run in modules.runs.Store(tmp_path) if run.key.comparison == "seconds"]
+    assert [(run.key.method, run.key.horizon, run.key.seed) for run in longer] == [
+        ("kfac", 24, 0),
+        ("kfac", 24, 1),
+    ]
+    assert [run.points[-1].updates for run in longer] == [24, 24]
 
 
 def test_a_method_that_fails_is_kept_as_that(modules, tmp_path, monkeypatch):

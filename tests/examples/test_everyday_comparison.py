@@ -149,7 +149,7 @@ def test_a_row_compares_medians_of_those_with_all_seeds(modules, tmp_path):
         at_seconds(modules, [2.0, 1e-6], 400.0),  # of other seconds
     ]
     (row,) = compare(modules, tmp_path, runs)
-    assert row.best == "kfac"
+    assert row.best("updates") == "kfac"
     assert row.seconds == pytest.approx(100 * 0.1)
     assert ratio(row, "kfac", "updates") == pytest.approx(0.2 / 0.4, rel=2e-3)
     assert ratio(row, "kflr", "updates") == pytest.approx(1 / 0.4, rel=2e-3)
@@ -166,7 +166,7 @@ def test_at_equal_seconds_a_slower_method_is_read_within_the_time(modules, tmp_p
         at_seconds(modules, [2.0, 0.2], 200.0),
     ]
     (row,) = compare(modules, tmp_path, runs)
-    assert row.best == "kfac"
+    assert row.best("updates") == "kfac"
     assert ratio(row, "kflr", "seconds") == pytest.approx(FALLING[5] / 0.2, rel=2e-3)
 
 
@@ -202,6 +202,26 @@ def test_the_recommended_method_has_a_line_of_its_own(modules, tmp_path):
     missing = Recommendation("Adam", None, (), {}, 32)
     page = report.as_markdown([dataclasses.replace(row, recommendation=missing)])
     assert "| - | - | - |" in page
+
+
+def test_a_faster_method_is_compared_by_its_longer_run_at_equal_seconds(modules, tmp_path):
+    longer = {"comparison": "seconds", "horizon": 205.0}  # near 200
+    runs = [
+        ours(modules, FALLING, "kflr"),
+        ours(modules, [2.0, *10 * [0.2]]),
+        ours(modules, [2.0, *20 * [0.05]], **longer),
+        ours(modules, [2.0, *20 * [1e-6]], **longer | {"horizon": 400.0}),  # of other seconds
+        at_seconds(modules, [2.0, 0.1], 400.0),
+        run_of(modules, FALLING),
+    ]
+    (row,) = compare(modules, tmp_path, runs)
+    assert (row.best("updates"), row.best("seconds")) == ("kflr", "kfac")
+    assert ratio(row, "kfac", "updates") == pytest.approx(0.2 / FALLING[-1], rel=2e-3)
+    assert ratio(row, "kfac", "seconds") == pytest.approx(0.05 / 0.1, rel=2e-3)
+    report = importlib.import_module("_everyday_report")
+    assert "| KFLR / KFAC | 1.00 | 0.501 |" in report.as_markdown([row])
+    best = report.summarise([row])[0]
+    assert (best["won_updates"], best["won_seconds"]) == ((0, 1, 0), (1, 0, 0))
 
 
 def test_without_paces_equal_seconds_are_unknown(modules, tmp_path):

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from brute_force import wrong
 from passes import SEED, factors_of, record
-from problems import LOSSES, dense, random_problem, sequential
+from problems import LOSSES, MSE, Problem, dense, random_problem, seeded, sequential
 
 import tf_kfgn
-from tf_kfgn.factors import KFLREstimator, KFRAEstimator
+from tf_kfgn.factors import KFACEstimator, KFLREstimator, KFRAEstimator
 from tf_kfgn.factors.estimator import uses_of_matrices
 from tf_kfgn.factors.joint_operations import joined
 from tf_kfgn.factors.kfra import MAX_FULL_WIDTH
 
 UNCORRELATED = KFRAEstimator(spatial="uncorrelated")
+SCALED = KFRAEstimator(spatial="scaled")
 
 
 def double(cls, *args, **kwargs):
@@ -173,11 +174,14 @@ def test_small_models_are_carried_in_full_and_large_ones_are_not():
         tape = record(given)[1]
         uses = uses_of_matrices(tape)
         estimators = {
-            name: KFRAEstimator(spatial=name) for name in ("auto", "full", "uncorrelated")
+            name: KFRAEstimator(spatial=name) for name in ("auto", "full", "scaled", "uncorrelated")
         }
-        memory = {name: each.demand(tape, uses, 2, 2).memory for name, each in estimators.items()}
-        assert memory["auto"] == memory["full" if full else "uncorrelated"]
-        assert memory["uncorrelated"] < memory["full"] / 1000
+        demands = {name: each.demand(tape, uses, 2, 2) for name, each in estimators.items()}
+        assert demands["auto"] == demands["full" if full else "scaled"]
+        assert demands["uncorrelated"].memory < demands["full"].memory / 1000
+        sampled = KFACEstimator(max_factor_size=1).demand(tape, uses, 2, 2)
+        operations = demands["uncorrelated"].operations + sampled.operations
+        assert demands["scaled"] == (operations, sampled.memory)
 
 
 def test_a_model_without_positions_has_the_same_factors():
@@ -185,6 +189,64 @@ def test_a_model_without_positions_has_the_same_factors():
     pairs = zip(factors_of(given, UNCORRELATED), factors_of(given, KFRAEstimator()), strict=True)
     for found, other in pairs:
         np.testing.assert_allclose(found.G, other.G, rtol=1e-12)
+    for found, other in zip(
+        factors_of(given, SCALED), factors_of(given, UNCORRELATED), strict=True
+    ):
+        np.testing.assert_array_equal(found.G, other.G)
+
+
+# Scaled by samples
+
+
+def attention(length=6, tokens=9):
+    inputs = keras.Input((length,), dtype="int32")
+    x = keras.layers.Embedding(tokens, 8)(inputs)
+    x = keras.layers.LayerNormalization()(x + keras.layers.MultiHeadAttention(2, 4)(x, x))
+    x = keras.layers.LayerNormalization()(
+        x + keras.layers.Dense(8)(keras.layers.Dense(16, "gelu")(x))
+    )
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
+
+
+def in_double():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        return attention()
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+WORDS = np.random.default_rng(0).integers(9, size=(40, 6))
+TOKENS = Problem("attention", seeded(in_double), WORDS, np.ones((40, 3)), MSE)
+
+
+@pytest.mark.parametrize("given", [*INEXACT, TOKENS], ids=str)
+def test_scaled_factors_are_the_recursion_s_with_the_size_that_samples_have(given):
+    found, plain, sampled = (
+        factors_of(given, each) for each in (SCALED, UNCORRELATED, KFACEstimator())
+    )
+    sizes = [
+        float(np.trace(new.G) / np.trace(old.G)) for new, old in zip(found, plain, strict=True)
+    ]
+    assert max(abs(size - 1) for size in sizes) > 0.1  # what the recursion alone does not know
+    for new, old, size, sample in zip(found, plain, sizes, sampled, strict=True):
+        np.testing.assert_allclose(new.G, size * old.G, rtol=1e-9, atol=1e-14)
+        np.testing.assert_allclose(np.trace(new.G), np.trace(sample.G), rtol=1e-9)
+        np.testing.assert_allclose(new.A, sample.A, rtol=1e-9, atol=1e-14)
+
+
+def test_before_a_global_average_positions_are_alike():
+    """There `"correlated"` is `"reduce"`, but for the scale of A and G; `"expand"` is not."""
+    given = images("mean", lambda: [convolution(3, 3, activation="tanh"), mean(), dense(2)])
+    alike = np.asarray(factors_of(given, KFLREstimator("reduce"))[0].A)
+    apart = np.asarray(factors_of(given, KFLREstimator("expand"))[0].A)
+    for estimator, expected, other in ((SCALED, alike, apart), (UNCORRELATED, apart, alike)):
+        A = np.asarray(factors_of(given, estimator)[0].A)
+        ratio = np.trace(A) / np.trace(expected)
+        if estimator is SCALED:
+            assert np.linalg.norm(A - ratio * expected) < 0.2 * np.linalg.norm(A)
+        np.testing.assert_array_less(0.1, np.linalg.norm(A / np.trace(A) - other / np.trace(other)))
 
 
 @pytest.mark.parametrize("value", ["none", 1, None])
@@ -198,16 +260,6 @@ def test_what_is_carried_is_checked(value):
 
 
 # What it trains
-
-
-def attention():
-    inputs = keras.Input((6,), dtype="int32")
-    x = keras.layers.Embedding(9, 8)(inputs)
-    x = keras.layers.LayerNormalization()(x + keras.layers.MultiHeadAttention(2, 4)(x, x))
-    x = keras.layers.LayerNormalization()(
-        x + keras.layers.Dense(8)(keras.layers.Dense(16, "gelu")(x))
-    )
-    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(x)))
 
 
 def residual():
@@ -242,3 +294,21 @@ def test_networks_that_it_refused_are_trained(make):
     losses = model.fit(x, y, batch_size=48, epochs=12, shuffle=False, verbose=0).history["loss"]
     assert losses[-1] < 0.5 * losses[0], losses
     assert int(model.optimizer.failed_inversions) == 0
+
+
+def test_attention_over_many_positions_trains_further_with_scaled_factors():
+    """Its values are of a curvature that averages alone take for 40 times too small."""
+    generator = np.random.default_rng(1)
+    y = np.arange(240) % 3
+    x = generator.integers(50, size=(240, 40))
+    telling = 3 * generator.integers(5, size=(240, 4)) + y[:, None]
+    x[:, :4] = np.where(generator.random((240, 4)) < 0.5, telling, x[:, :4])
+    ends = {}
+    for spatial in ("auto", "uncorrelated"):
+        keras.utils.set_random_seed(1)
+        model = tf_kfgn.enable_curvature(attention(40, 50))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile(tf_kfgn.KFRA(spatial=spatial), loss, jit_compile=False)
+        history = model.fit(x, y, batch_size=60, epochs=8, verbose=0).history
+        ends[spatial] = history["loss"][-1]
+    assert ends["auto"] < 0.85 * ends["uncorrelated"], ends

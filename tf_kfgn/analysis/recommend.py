@@ -32,7 +32,7 @@ MUCH_MEMORY = 4096  # MiB
 
 # Below these numbers of examples the curvature of a batch is mostly noise, and Adam better for the
 # same time: measured by examples/benchmarks/batch_size.py and weak_block.py.
-SMALL_BATCH = 50
+SMALL_BATCH = 20
 SMALL_WITH_DROPOUT = 100
 SMALL_NORMALISED = 250  # with batch normalisation
 
@@ -65,7 +65,7 @@ def recommend(
     Adam is recommended if the loss has no curvature or no method can be used; if more than half of
     the weights have no pair of full Kronecker factors, so that their curvature is near a diagonal
     (embeddings, output layers over huge vocabularies, cells of one's own); for batches of fewer
-    than 50 examples, 100 with dropout, or 250 with batch normalisation; and if the cheapest update
+    than 20 examples, 100 with dropout, or 250 with batch normalisation; and if the cheapest update
     takes more than 20 gradients.
 
     The counts, against measured CPU time, are in docs/choosing.md, as is where the other numbers

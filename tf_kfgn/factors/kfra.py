@@ -18,8 +18,7 @@ from typing_extensions import override
 from tf_kfgn import replicas
 from tf_kfgn.factors.carriers import Carrier, FullAverages
 from tf_kfgn.factors.channel_averages import ChannelAverages, layouts_of, widest
-from tf_kfgn.factors.correlation import square_of_sum_of_averages, square_of_sums
-from tf_kfgn.factors.cotangents import squared_gradient
+from tf_kfgn.factors.correlation import square_of_sum_of_averages, square_of_sums, trace
 from tf_kfgn.factors.demand import Demand, Sweep
 from tf_kfgn.factors.estimator import (
     FactorEstimator,
@@ -28,6 +27,7 @@ from tf_kfgn.factors.estimator import (
     num_used_positions,
     registered,
 )
+from tf_kfgn.factors.kfac import KFACEstimator
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.reach import Reach
 from tf_kfgn.factors.sharing import Reduce, WeightSharing
@@ -42,7 +42,7 @@ from tf_kfgn.operations.weight_matrix import WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 2048
-SPATIAL = ("auto", "full", "uncorrelated")
+SPATIAL = ("auto", "full", "scaled", "uncorrelated")
 MAX_FULL_WIDTH = 256  # features with positions up to which "auto" carries all pairs of them
 _MIB = 2**20
 
@@ -53,7 +53,10 @@ class KFRAEstimator(FactorEstimator):
     """G is read off the average that the recursion carries to each pre-activation.
 
     Diagonals of other variables, which the recursion does not reach, come from one sampled
-    cotangent for each example, as KFAC's do.
+    cotangent for each example, as KFAC's do. So does what averages over pairs of channels do not
+    know, the cotangents of other positions: how large the sum of many is (an operation that adds up
+    positions, as attention, makes G too small by as many as there are), and how much those of one
+    layer correlate, which A depends on.
 
     A product of two means is none of the examples behind them. So under a strategy each mean is one
     over all replicas before the next operation takes it, and every replica has the same averages.
@@ -63,8 +66,10 @@ class KFRAEstimator(FactorEstimator):
             before anything is allocated.
         spatial: What is carried of a tensor with positions: `"full"`, the average over all pairs
             of its features; `"uncorrelated"`, that over pairs of channels, as if cotangents were
-            uncorrelated between positions and alike at all of them; `"auto"`, the first for a
-            model whose tensors with positions have at most 256 features, else the second.
+            uncorrelated between positions and alike at all of them; `"scaled"`, the same, but each
+            G has the trace, and positions the correlation, that the sampled cotangents have;
+            `"auto"`, the first for a model whose tensors with positions have at most 256 features,
+            else the last.
     """
 
     diagonals = "sampled"
@@ -85,7 +90,17 @@ class KFRAEstimator(FactorEstimator):
         Args:
             width: Features of the widest tensor with several positions.
         """
-        return self.spatial == "uncorrelated" or (self.spatial == "auto" and width > MAX_FULL_WIDTH)
+        return self.spatial in ("scaled", "uncorrelated") or (
+            self.spatial == "auto" and width > MAX_FULL_WIDTH
+        )
+
+    def scales(self, width: int) -> bool:
+        """Whether traces and correlations are those of sampled cotangents.
+
+        Args:
+            width: As for `carries_channels`; 0 without positions, where averages know it all.
+        """
+        return width > 0 and self.spatial != "uncorrelated" and self.carries_channels(width)
 
     @override
     def output_cost(
@@ -95,10 +110,13 @@ class KFRAEstimator(FactorEstimator):
         batch_size: int,
         num_outputs: int,
     ) -> float:
-        if self.carries_channels(widest([*uses], {id(use.output) for use in uses})):
+        width = widest([*uses], {id(use.output) for use in uses})
+        if self.carries_channels(width):
             layouts = layouts_of([*uses])
             ends = [Ends([layouts[id(t)] for t in u.inputs], layouts[id(u.output)]) for u in uses]
             costs = [use.channels_cost(e, batch_size) for use, e in zip(uses, ends, strict=True)]
+            if self.scales(width):
+                costs.append(self._sampler.output_cost(uses, forward, batch_size, num_outputs))
             return sum(costs)
         groups = uses[0].matrix.groups or 1
         widths = [sum(use.input_widths) + use.shared * groups * use.out_features for use in uses]
@@ -106,7 +124,7 @@ class KFRAEstimator(FactorEstimator):
 
     @override
     def demand(self, tape: CurvatureTape, uses: Uses, batch_size: int, num_outputs: int) -> Demand:
-        """What the recursion takes, from the widths that it meets.
+        """What the recursion takes, from the widths that it meets, and then the samples.
 
         Raises:
             ValueError: As `output_curvature`.
@@ -114,7 +132,11 @@ class KFRAEstimator(FactorEstimator):
         recursion = _Sweep(self, tape, uses, tf.zeros((2,), tf.int64))
         sweep = recursion.planned(batch_size)
         recursion.reach.check_gaps(sweep.stuck)
-        return Demand(sweep.operations, sweep.peak)
+        operations, memory = sweep.operations, sweep.peak
+        if self.scales(recursion.width):
+            sampled = self._sampler.demand(tape, uses, batch_size, num_outputs)
+            operations, memory = operations + sampled.operations, max(memory, sampled.memory)
+        return Demand(operations, memory)
 
     @override
     def output_curvature(
@@ -126,16 +148,24 @@ class KFRAEstimator(FactorEstimator):
             ValueError: If an operation between the loss and a layer with weights was not
                 recorded, or the recursion would hold more than `memory_limit`.
         """
-        factors, squares = _Sweep(self, tape, uses, seed).factors() if uses else ([], [])
-        diagonals = [tf.zeros(v.shape, at_least_float32(tf.as_dtype(v.dtype))) for v in variables]
-        for output, likelihood in enumerate(tape.likelihoods if variables else []):
-            sample = likelihood.sample(fold_in(seed, output))
-            gradients = replicas.total(tape.cotangents(likelihood.recorded, sample, variables))
-            diagonals = [
-                total + squared_gradient(gradient, likelihood.outputs)
-                for total, gradient in zip(diagonals, gradients, strict=True)
+        sweep = _Sweep(self, tape, uses, seed) if uses else None
+        factors, squares = sweep.factors() if sweep else ([], [])
+        scales = sweep is not None and self.scales(sweep.width)
+        if not (scales or variables):
+            return OutputFactors(factors, [], squares)
+        sampled = self._sampler.output_curvature(tape, uses if scales else {}, seed, variables)
+        if scales:
+            sizes, squares = replicas.mean((list(map(trace, sampled.factors)), sampled.squares))
+            factors = [
+                factor * tf.math.divide_no_nan(size, trace(factor))
+                for factor, size in zip(factors, sizes, strict=True)
             ]
-        return OutputFactors(factors, diagonals, squares)
+        return OutputFactors(factors, sampled.diagonals, squares)
+
+    @property
+    def _sampler(self) -> KFACEstimator:
+        """Samples cotangents; of factors nothing but the diagonal."""
+        return KFACEstimator(self.approximation, max_factor_size=1)
 
 
 class _Sweep:
@@ -150,6 +180,7 @@ class _Sweep:
         self._waiting = {id(op) for operations in uses.values() for op in operations}
         self.reach = Reach(tape, [op for operations in uses.values() for op in operations])
         self.needed = self.reach.needed
+        self.width = widest(tape.operations, self.needed)  # of tensors with positions
         self._carrier = self._carrier_of(seed)
         self._live = LiveAverages()
         self._copies: dict[WeightMatrix, dict[int, int]] = {matrix: {} for matrix in uses}
@@ -164,7 +195,7 @@ class _Sweep:
     def _carrier_of(self, seed: tf.Tensor) -> Carrier:
         """What is carried."""
         tape = self._tape
-        if not self._estimator.carries_channels(widest(tape.operations, self.needed)):
+        if not self._estimator.carries_channels(self.width):
             return FullAverages(tape, tape.operations)
         ends = [likelihood.recorded for likelihood in tape.likelihoods]
         return ChannelAverages(tape, ends, self.needed, fold_in(seed, len(ends)))

@@ -29,9 +29,10 @@ class KFRA(GaussNewton):
             sequence. `"full"`: the average over all pairs of its features. `"uncorrelated"`: that
             over pairs of channels, as if cotangents were uncorrelated between positions and alike
             at all of them; an operation without a rule for these gets one sampled cotangent for
-            each example. Defaults to `"auto"`: the first if no such tensor of the model has more
-            than 256 features, else the second. A model without positions has the same factors
-            either way.
+            each example. `"scaled"`: the same, but one sampled cotangent for each example, as of
+            KFAC, gives each G its trace, and says how much positions correlate. Defaults to
+            `"auto"`: `"full"` if no such tensor of the model has more than 256 features, else
+            `"scaled"`. A model without positions has the same factors in each case.
 
     ```python
     tf_kfgn.enable_curvature(model)
