@@ -40,7 +40,7 @@ SENDING: dict[str, dict[str, Any]] = {
     "bfloat16": {"sharding": None, "communication_dtype": "bfloat16", "damping": 0.3},
     "low": {"curvature_dtype": "bfloat16", "damping": 0.3},
     "shares": {"sharding": "inverses"},
-    "scale": {"spatial": "scaled"},
+    "scale": {"spatial": "uncorrelated"},
 }
 OPTIMIZERS = {"kfra": tf_kfgn.KFRA, "kflr": tf_kfgn.KFLR, "kfac": tf_kfgn.KFAC}
 
@@ -84,7 +84,7 @@ def compiled_model(problem: str) -> keras.Model:
         problem: The name of an optimizer; `_in_half` if layers compute in half precision,
             `_in_bfloat16` if factors travel so, and every replica inverts all blocks, `_in_low` if
             factors and inverses are kept so, `_in_shares` if each holds its share of the inverses,
-            `_in_scale` if KFRA's factors are scaled by samples.
+            `_in_scale` if averages over channels are scaled by samples.
     """
     keras.utils.set_random_seed(0)
     name, _, narrow = problem.partition("_in_")

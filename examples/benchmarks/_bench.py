@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from _comparison import (
     COMPARISONS,
     SAME_HORIZON,
+    equal_seconds,
     groups_of_ours,
-    lowest,
     near_horizon,
     runs_of,
 )
@@ -134,14 +134,14 @@ class Bench:
     def _horizons_at_equal_seconds(self, updates: int) -> dict[str, int]:
         """Updates of each method; as before if that is nearly it, empty if unknown."""
         here = runs_of(self._store, self._task.name, self._batch_size, self._plan.label)
-        groups = groups_of_ours(here, updates).values()
-        ours = [group for group in groups if not math.isinf(group.objective)]
+        groups = groups_of_ours(here, updates).items()
+        ours = {method: group for method, group in groups if not math.isinf(group.objective)}
         seconds = self._plan.seconds
         if seconds is None and not ours:
             return {}
-        paces = self._measured_paces([group.candidate.method for group in ours])
+        paces = self._measured_paces([*ours])
         if seconds is None:
-            seconds = updates * paces[lowest(ours).candidate.method]
+            seconds = equal_seconds(here, ours, updates, paces)
         horizons = {}
         for method in (*self._plan.ours(self._task), *self._plan.first_order):
             if method in paces:

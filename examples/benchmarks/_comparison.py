@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from _paces import Paces
@@ -99,11 +99,12 @@ class Row:
     Attributes:
         task: Its name.
         batch_size: Examples in an update.
-        ours: For each comparison the methods of ours that were run: at equal seconds in the time of
-            the best at equal updates, as far as paces are known.
+        ours: For each comparison the methods of ours that were run; at equal seconds as far as
+            paces are known.
         first_order: The candidates, likewise.
         updates: Of each run of ours.
         paces: Seconds of an update by each method, where that was measured.
+        seconds: That count as equal; NaN if that is not known.
         recommendation: What `tf_kfgn.recommend` answers, if it was asked.
     """
 
@@ -113,6 +114,7 @@ class Row:
     first_order: dict[str, list[Group]]
     updates: int
     paces: dict[str, float]
+    seconds: float = math.nan
     recommendation: Recommendation | None = None
 
     def best(self, comparison: str) -> str | None:
@@ -129,11 +131,6 @@ class Row:
     def pace(self, method: str | None) -> float:
         """Seconds of an update; NaN if that was not measured."""
         return self.paces.get(method or "", math.nan)
-
-    @property
-    def seconds(self) -> float:
-        """What the best of ours at equal updates takes; NaN if that was not measured."""
-        return self.updates * self.pace(self.best("updates"))
 
     def finalists(self, comparison: str) -> list[Group]:
         """The first-order candidates that were run with the most seeds."""
@@ -189,14 +186,19 @@ def compare(
     """
     rows = []
     for (task, batch_size), count in updates.items():
-        here = runs_of(store, task, batch_size, label)
+        here, here_paces = (
+            runs_of(store, task, batch_size, label),
+            paces.get(task, batch_size, label),
+        )
+        ours = groups_of_ours(here, count)
         row = Row(
             task,
             batch_size,
-            {"updates": groups_of_ours(here, count), "seconds": {}},
+            {"updates": ours, "seconds": {}},
             {"updates": _first_order(here, "updates", lambda method, count=count: count)},
             count,
-            paces.get(task, batch_size, label),
+            here_paces,
+            equal_seconds(here, ours, count, here_paces),
         )
         row.ours["seconds"] = _ours_at_equal_seconds(here, row)
         row.first_order["seconds"] = _first_order(
@@ -218,6 +220,29 @@ def runs_of(store: Iterable[Run], task: str, batch_size: int, label: str) -> lis
     """
     place, labels = (task, batch_size), ("", label)
     return [run for run in store if run.key[:2] == place and run.key.label in labels]
+
+
+def equal_seconds(
+    runs: Sequence[Run], ours: Mapping[str, Group], updates: int, paces: Mapping[str, float]
+) -> float:
+    """The time of the best of ours; or of the next best whose time others have been run for.
+
+    Args:
+        runs: On one task with one batch size.
+        ours: Each method of ours that was run.
+        updates: Of these runs.
+        paces: Seconds of an update by each method, where that was measured.
+
+    Returns:
+        Seconds; NaN if they are not known.
+    """
+    ranked = sorted(ours, key=lambda method: ours[method].objective)
+    times = [updates * paces[method] for method in ranked if method in paces]
+    others = {run.key.method for run in runs if run.key.comparison == "seconds"} - {*ours}
+    for time in times if others else ():
+        if all(near_horizon(runs, other, time / paces[other]) is not None for other in others):
+            return time
+    return next(iter(times), math.nan)
 
 
 def _horizon(runs: Sequence[Run], row: Row, method: str) -> float | None:

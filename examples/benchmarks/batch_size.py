@@ -19,7 +19,7 @@ from sklearn.datasets import load_digits
 
 import tf_kfgn
 
-BATCHES = (5, 10, 20, 50, 100, 250, 625)
+BATCHES = (20, 50, 100, 250, 625)
 EPOCHS, MORE = 10, 3  # passes of KFAC, and how many times as many Adam makes
 SEEDS = (0, 1, 2)
 RATES = (1e-3, 3e-3, 1e-2)

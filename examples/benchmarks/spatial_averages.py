@@ -39,8 +39,8 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SEED = tf.constant([0, 0], tf.int64)
 METHODS = {
     "full": KFRAEstimator(spatial="full"),
-    "scaled": KFRAEstimator(spatial="scaled"),
     "uncorrelated": KFRAEstimator(spatial="uncorrelated"),
+    "rescaled": KFRAEstimator(spatial="uncorrelated", rescale=True),
     "KFAC": KFACEstimator(),
 }
 

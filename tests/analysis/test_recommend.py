@@ -76,6 +76,8 @@ def test_by_hand_for_two_layers():
     backward = moments + 64 * (2 * 9 * 5 + 2 * 5 * 4)  # to the biases there is no product
     # The average of the outputs goes through the second matrix and the activation.
     recursion = 2 * 5 * 4 * (5 + 4) + 2 * 64 * 5**2
+    # One sample goes back, for the traces alone.
+    recursion += 64 * (2 * 9 * 5 + 2 * 5 * 4) + sum(2 * 64 * g for g in G)
     factors = {"KFAC": backward, "KFLR": 4 * backward, "KFRA": recursion}
     for name, output_factor in factors.items():
         expected = 1 + (common + output_factor / 5) / gradient
@@ -174,7 +176,7 @@ def test_large_images_cost_kfra_what_they_cost_kfac():
     model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D()(x)))
     found = tf_kfgn.recommend(model, "mse", batch_size=500).candidates
     assert found["KFRA"].cost < 1.1 * found["KFAC"].cost
-    assert found["KFRA"].memory_mib < found["KFAC"].memory_mib
+    assert found["KFRA"].memory_mib <= found["KFAC"].memory_mib
 
 
 # When Adam

@@ -66,6 +66,7 @@ def test_every_bad_value_of_an_estimators_argument_is_named(value):
     arguments = [
         (tf_kfgn.KFRA, "memory_limit"),
         (tf_kfgn.KFRA, "spatial"),
+        *([] if value is True else [(tf_kfgn.KFRA, "rescale")]),
         (tf_kfgn.KFLR, "memory_limit"),
         (tf_kfgn.KFLR, "num_columns"),
         (tf_kfgn.KFAC, "num_samples"),

@@ -70,7 +70,7 @@ def test_a_monitor_sees_every_turn():
 @pytest.mark.usefixtures("in_turns")
 def test_updates_with_turns_equal_the_numpy_transcription():
     arguments = {"damping": 0.3, "min_damping": 0.2, "overshoot": 0.1, **SETTINGS}
-    model = made(tf_kfgn.KFRA(**arguments), L2)
+    model = made(tf_kfgn.KFRA(**arguments, rescale=False), L2)
     start = joint_weights(model)
     model.optimizer.build(model.trainable_variables)
     turns = turns_of(model.optimizer.settings, model.optimizer.layout.blocks)

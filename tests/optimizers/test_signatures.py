@@ -49,7 +49,14 @@ def test_every_argument_reaches_its_place(optimizer):
         "loss_scale_factor": 16.0, "gradient_accumulation_steps": 2, "name": "given",
         "sharding": None, "communication_dtype": "bfloat16", "curvature_dtype": "bfloat16",
     }  # fmt: skip
-    own = {"memory_limit": 5.0, "num_columns": 6, "num_samples": 3, "seed": 11, "spatial": "full"}
+    own = {
+        "memory_limit": 5.0,
+        "num_columns": 6,
+        "num_samples": 3,
+        "seed": 11,
+        "spatial": "full",
+        "rescale": False,
+    }
     own = {name: own[name] for name in [p.name for p in arguments(optimizer)] if name in own}
     assert list(given) == [p.name for p in SHARED]
     by_place = [given[p.name] for p in SHARED if p.kind is not inspect.Parameter.KEYWORD_ONLY]

@@ -24,7 +24,7 @@ from tf_kfgn.recording.part import rows_of_an_example
 from tf_kfgn.recording.tape import CurvatureTape
 
 # Methods whose counts differ by less cost about the same: measured, what this chooses takes at most
-# 1.2 times as long as the fastest (docs/choosing.md).
+# 1.25 times as long as the fastest (docs/choosing.md).
 ABOUT_THE_SAME = 1.15
 
 # Memory for new factors, beside what is remembered, that is not worth a method's advantages.
@@ -199,7 +199,7 @@ def _method(
     elif "KFLR" in costs:
         reasons.append(f"KFLR would need {passes}, {costs['KFLR']:.1f} gradients an update.")
     if method == "KFRA":
-        reasons.append("KFRA needs no sampling, and layers of this width are cheap for it.")
+        reasons.append("Its cost does not grow with the outputs: layers of this width are cheap.")
     elif "KFRA" not in costs:
         reasons.append(f"KFRA cannot be used: {candidates['KFRA'].problem or 'it needs memory.'}")
     elif "KFRA" not in cheap:

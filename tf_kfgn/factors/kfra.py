@@ -31,7 +31,7 @@ from tf_kfgn.factors.kfac import KFACEstimator
 from tf_kfgn.factors.live_averages import LiveAverages
 from tf_kfgn.factors.reach import Reach
 from tf_kfgn.factors.sharing import Reduce, WeightSharing
-from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_number
+from tf_kfgn.numerics.checks import POSITIVE, check_choice, check_flag, check_number
 from tf_kfgn.numerics.precision import at_least_float32
 from tf_kfgn.numerics.random import fold_in
 from tf_kfgn.numerics.sums import ordered_sum
@@ -42,7 +42,7 @@ from tf_kfgn.operations.weight_matrix import WeightMatrix
 from tf_kfgn.recording.tape import CurvatureTape
 
 MEMORY_LIMIT = 2048
-SPATIAL = ("auto", "full", "scaled", "uncorrelated")
+SPATIAL = ("auto", "full", "uncorrelated")
 MAX_FULL_WIDTH = 256  # features with positions up to which "auto" carries all pairs of them
 _MIB = 2**20
 
@@ -53,10 +53,13 @@ class KFRAEstimator(FactorEstimator):
     """G is read off the average that the recursion carries to each pre-activation.
 
     Diagonals of other variables, which the recursion does not reach, come from one sampled
-    cotangent for each example, as KFAC's do. So does what averages over pairs of channels do not
-    know, the cotangents of other positions: how large the sum of many is (an operation that adds up
-    positions, as attention, makes G too small by as many as there are), and how much those of one
-    layer correlate, which A depends on.
+    cotangent for each example, as KFAC's do.
+
+    The averages have the shape of G better than its size. A mean of products of slopes is not that
+    of the slopes of one example, and averages over pairs of channels do not know that positions are
+    alike which attention, or a global average, adds up. So the sampled cotangents can tell two
+    numbers of each layer besides: the trace of G, and how much the cotangents of its positions
+    correlate, which A depends on.
 
     A product of two means is none of the examples behind them. So under a strategy each mean is one
     over all replicas before the next operation takes it, and every replica has the same averages.
@@ -66,10 +69,10 @@ class KFRAEstimator(FactorEstimator):
             before anything is allocated.
         spatial: What is carried of a tensor with positions: `"full"`, the average over all pairs
             of its features; `"uncorrelated"`, that over pairs of channels, as if cotangents were
-            uncorrelated between positions and alike at all of them; `"scaled"`, the same, but each
-            G has the trace, and positions the correlation, that the sampled cotangents have;
-            `"auto"`, the first for a model whose tensors with positions have at most 256 features,
-            else the last.
+            uncorrelated between positions and alike at all of them; `"auto"`, the first for a
+            model whose tensors with positions have at most 256 features, else the second.
+        rescale: Whether each G has the trace, and positions the correlation, that sampled
+            cotangents have.
     """
 
     diagonals = "sampled"
@@ -77,12 +80,14 @@ class KFRAEstimator(FactorEstimator):
 
     memory_limit: float = dataclasses.field(default=MEMORY_LIMIT, kw_only=True)
     spatial: str = dataclasses.field(default="auto", kw_only=True)
+    rescale: bool = dataclasses.field(default=False, kw_only=True)
 
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("memory_limit", self.memory_limit, POSITIVE, optional=False)
         check_choice("spatial", self.spatial, SPATIAL)
+        check_flag("rescale", self.rescale)
 
     def carries_channels(self, width: int) -> bool:
         """Whether averages are over pairs of channels alone.
@@ -90,17 +95,7 @@ class KFRAEstimator(FactorEstimator):
         Args:
             width: Features of the widest tensor with several positions.
         """
-        return self.spatial in ("scaled", "uncorrelated") or (
-            self.spatial == "auto" and width > MAX_FULL_WIDTH
-        )
-
-    def scales(self, width: int) -> bool:
-        """Whether traces and correlations are those of sampled cotangents.
-
-        Args:
-            width: As for `carries_channels`; 0 without positions, where averages know it all.
-        """
-        return width > 0 and self.spatial != "uncorrelated" and self.carries_channels(width)
+        return self.spatial == "uncorrelated" or (self.spatial == "auto" and width > MAX_FULL_WIDTH)
 
     @override
     def output_cost(
@@ -110,17 +105,17 @@ class KFRAEstimator(FactorEstimator):
         batch_size: int,
         num_outputs: int,
     ) -> float:
-        width = widest([*uses], {id(use.output) for use in uses})
-        if self.carries_channels(width):
+        sampled = 0.0
+        if self.rescale:
+            sampled = self._sampler.output_cost(uses, forward, batch_size, num_outputs)
+        if self.carries_channels(widest([*uses], {id(use.output) for use in uses})):
             layouts = layouts_of([*uses])
             ends = [Ends([layouts[id(t)] for t in u.inputs], layouts[id(u.output)]) for u in uses]
             costs = [use.channels_cost(e, batch_size) for use, e in zip(uses, ends, strict=True)]
-            if self.scales(width):
-                costs.append(self._sampler.output_cost(uses, forward, batch_size, num_outputs))
-            return sum(costs)
+            return sum(costs) + sampled
         groups = uses[0].matrix.groups or 1
         widths = [sum(use.input_widths) + use.shared * groups * use.out_features for use in uses]
-        return sum(widths) * forward / len(uses)
+        return sum(widths) * forward / len(uses) + sampled
 
     @override
     def demand(self, tape: CurvatureTape, uses: Uses, batch_size: int, num_outputs: int) -> Demand:
@@ -133,7 +128,7 @@ class KFRAEstimator(FactorEstimator):
         sweep = recursion.planned(batch_size)
         recursion.reach.check_gaps(sweep.stuck)
         operations, memory = sweep.operations, sweep.peak
-        if self.scales(recursion.width):
+        if self.rescale:
             sampled = self._sampler.demand(tape, uses, batch_size, num_outputs)
             operations, memory = operations + sampled.operations, max(memory, sampled.memory)
         return Demand(operations, memory)
@@ -148,13 +143,12 @@ class KFRAEstimator(FactorEstimator):
             ValueError: If an operation between the loss and a layer with weights was not
                 recorded, or the recursion would hold more than `memory_limit`.
         """
-        sweep = _Sweep(self, tape, uses, seed) if uses else None
-        factors, squares = sweep.factors() if sweep else ([], [])
-        scales = sweep is not None and self.scales(sweep.width)
-        if not (scales or variables):
+        factors, squares = _Sweep(self, tape, uses, seed).factors() if uses else ([], [])
+        rescaled = uses if self.rescale else {}
+        if not (rescaled or variables):
             return OutputFactors(factors, [], squares)
-        sampled = self._sampler.output_curvature(tape, uses if scales else {}, seed, variables)
-        if scales:
+        sampled = self._sampler.output_curvature(tape, rescaled, seed, variables)
+        if rescaled:
             sizes, squares = replicas.mean((list(map(trace, sampled.factors)), sampled.squares))
             factors = [
                 factor * tf.math.divide_no_nan(size, trace(factor))
@@ -180,7 +174,6 @@ class _Sweep:
         self._waiting = {id(op) for operations in uses.values() for op in operations}
         self.reach = Reach(tape, [op for operations in uses.values() for op in operations])
         self.needed = self.reach.needed
-        self.width = widest(tape.operations, self.needed)  # of tensors with positions
         self._carrier = self._carrier_of(seed)
         self._live = LiveAverages()
         self._copies: dict[WeightMatrix, dict[int, int]] = {matrix: {} for matrix in uses}
@@ -195,7 +188,7 @@ class _Sweep:
     def _carrier_of(self, seed: tf.Tensor) -> Carrier:
         """What is carried."""
         tape = self._tape
-        if not self._estimator.carries_channels(self.width):
+        if not self._estimator.carries_channels(widest(tape.operations, self.needed)):
             return FullAverages(tape, tape.operations)
         ends = [likelihood.recorded for likelihood in tape.likelihoods]
         return ChannelAverages(tape, ends, self.needed, fold_in(seed, len(ends)))

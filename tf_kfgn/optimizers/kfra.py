@@ -16,11 +16,11 @@ from tf_kfgn.optimizers.gauss_newton import MAX_FACTOR_SIZE, GaussNewton
 class KFRA(GaussNewton):
     """Optimizer with Kronecker-factored recursive approximation of the Gauss-Newton matrix.
 
-    The factors are not sampled, and their cost does not grow with the number of outputs. On images
-    and sequences of more than a few hundred features it carries averages over pairs of channels
-    alone, at KFAC's cost.
+    The cost of the factors does not grow with the number of outputs, and nothing but their size is
+    sampled. On images and sequences of more than a few hundred features the recursion carries
+    averages over pairs of channels alone, at KFAC's cost.
 
-    Takes the arguments of `GaussNewton`, which describes them, and two of its own.
+    Takes the arguments of `GaussNewton`, which describes them, and three of its own.
 
     Args:
         memory_limit: MiB that the recursion may hold at one time: all its averages together. What
@@ -29,10 +29,13 @@ class KFRA(GaussNewton):
             sequence. `"full"`: the average over all pairs of its features. `"uncorrelated"`: that
             over pairs of channels, as if cotangents were uncorrelated between positions and alike
             at all of them; an operation without a rule for these gets one sampled cotangent for
-            each example. `"scaled"`: the same, but one sampled cotangent for each example, as of
-            KFAC, gives each G its trace, and says how much positions correlate. Defaults to
-            `"auto"`: `"full"` if no such tensor of the model has more than 256 features, else
-            `"scaled"`. A model without positions has the same factors in each case.
+            each example. Defaults to `"auto"`: the first if no such tensor of the model has more
+            than 256 features, else the second. A model without positions has the same factors
+            either way.
+        rescale: Whether each G is multiplied to have the trace that one sampled cotangent for each
+            example gives it, as of KFAC, and positions correlate as much as these do. The recursion
+            has the shape of G better than its size. `False` is the paper's recursion alone.
+            Defaults to `True`.
 
     ```python
     tf_kfgn.enable_curvature(model)
@@ -80,6 +83,7 @@ class KFRA(GaussNewton):
         curvature_dtype: str | None = None,
         memory_limit: float = MEMORY_LIMIT,
         spatial: str = "auto",
+        rescale: bool = True,
         **kwargs: Any,
     ) -> None:
         """Take the arguments, which the class describes."""
@@ -114,6 +118,7 @@ class KFRA(GaussNewton):
             curvature_dtype=curvature_dtype,
             memory_limit=memory_limit,
             spatial=spatial,
+            rescale=rescale,
             **kwargs,
         )
 
@@ -126,3 +131,8 @@ class KFRA(GaussNewton):
     def spatial(self) -> str:
         """What the recursion carries of a tensor with positions."""
         return self.estimator.spatial
+
+    @property
+    def rescale(self) -> bool:
+        """Whether sampled cotangents say how large the factors are."""
+        return self.estimator.rescale
