@@ -11,7 +11,7 @@ import keras
 from tf_kfgn.analysis.text_table import Column, text_table
 from tf_kfgn.optimizers import KFAC, KFLR, KFRA
 
-METHODS = {"KFRA": KFRA, "KFLR": KFLR, "KFAC": KFAC}
+METHODS: Mapping[str, Any] = {"KFRA": KFRA, "KFLR": KFLR, "KFAC": KFAC}
 
 _COLUMNS = (
     Column("method"),
