@@ -59,8 +59,8 @@ def recommend(
 
     1. KFLR comes first, since its factors are exact for the layer and free of sampling noise;
     2. then KFAC, whose factors are those on the mean;
-    3. then KFRA, whose average over examples is a coarser approximation. Its updates take the
-       objective as far as those of KFAC at best: examples/benchmarks/EVERYDAY.md.
+    3. then KFRA, whose average over examples is a coarser approximation, and no better in the
+       end: examples/benchmarks/EVERYDAY.md.
 
     Adam is recommended if the loss has no curvature or no method can be used; if more than half of
     the weights have no pair of full Kronecker factors, so that their curvature is near a diagonal
