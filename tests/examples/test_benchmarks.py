@@ -238,7 +238,7 @@ def test_rules_that_are_exact_have_a_cosine_and_a_trace_of_one(monkeypatch, caps
     arguments = ["--examples", "10", "--only", "none", "convolution 1x1", "convolution 3x3 same"]
     monkeypatch.setattr(sys, "argv", ["spatial_rules.py", *arguments])
     spatial_rules.main()
-    _, *exact, window = (line.split()[-3:-1] for line in capsys.readouterr().out.splitlines())
+    _, *exact, window = (line.split()[-4:-2] for line in capsys.readouterr().out.splitlines())
     assert exact == 2 * [["1.00/1.00", "1.00/1.00"]]
     assert window[0] == "1.00/1.00"
     assert window[1] != "1.00/1.00"
