@@ -193,7 +193,7 @@ def adam(*args, because, **kwargs):
 
 def test_adam_for_embeddings_cells_and_huge_vocabularies():
     because = "of the weights have no pair of full Kronecker factors"
-    assert adam(text(), "mse", batch_size=500, because=because).method == "KFRA"
+    assert adam(text(), "mse", batch_size=500, because=because).method == "KFAC"
     cell = keras.Sequential([keras.Input((5, 8)), layers.RNN(layers.LSTMCell(32)), layers.Dense(2)])
     adam(cell, "mse", batch_size=500, because=because)
     lstm = keras.Sequential([keras.Input((5, 8)), layers.LSTM(32), layers.Dense(2)])

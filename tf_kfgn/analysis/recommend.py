@@ -53,14 +53,13 @@ def recommend(
     """Say which of KFRA, KFLR and KFAC fits a model, or whether Adam fits better, and why.
 
     Nothing is trained or timed. The model runs once, on one example, and operations are counted,
-    with the default settings of each optimizer. Of the methods that can be used, all those count
-    as equally cheap whose updates take at most 1.15 times the operations of the cheapest. Among
-    these
+    with the default settings of each optimizer. Of the methods that can be used
 
-    1. KFLR comes first, since its factors are exact for the layer and free of sampling noise;
-    2. then KFAC, whose factors are those on the mean;
-    3. then KFRA, whose average over examples is a coarser approximation, and no better in the
-       end: examples/benchmarks/EVERYDAY.md.
+    1. KFLR is taken if its updates take at most 1.15 times the operations of the cheapest, since
+       its factors are exact for the layer and free of sampling noise;
+    2. else KFAC, whose factors are those on the mean;
+    3. or KFRA, where KFAC would need too much memory: it does as well on the mean, but its updates
+       take as long or longer (examples/benchmarks/EVERYDAY.md).
 
     Adam is recommended if the loss has no curvature or no method can be used; if more than half of
     the weights have no pair of full Kronecker factors, so that their curvature is near a diagonal
@@ -191,7 +190,8 @@ def _method(
         return None, ("None of the three can be used.",)
     least = min(costs.values())
     cheap = {name for name, cost in costs.items() if cost <= ABOUT_THE_SAME * least}
-    method = next(name for name in ("KFLR", "KFAC", "KFRA") if name in cheap)
+    order = ("KFLR", "KFAC", "KFRA") if "KFLR" in cheap else ("KFAC", "KFRA", "KFLR")
+    method = next(name for name in order if name in costs)
     passes = f"{num_outputs} backward pass{'es' if num_outputs > 1 else ''}"
     reasons = [f"{method}: an update takes about {costs[method]:.1f} gradients."]
     if method == "KFLR":
@@ -205,7 +205,7 @@ def _method(
     elif "KFRA" not in cheap:
         reasons.append(f"KFRA would take {costs['KFRA']:.1f} gradients: its tensors are wide.")
     elif method == "KFAC":
-        reasons.append("KFRA costs about the same, and is coarser.")
+        reasons.append(f"KFRA, {costs['KFRA']:.1f} gradients, is coarser.")
     return method, tuple(reasons)
 
 
