@@ -3,7 +3,8 @@
     python examples/benchmarks/everyday.py --out everyday
 
 Nineteen tasks with two batch sizes each. KFAC, KFLR and KFRA run with their defaults only, for a
-number of updates that the task gives. Adam, AdamW and Muon are searched over learning rates, more
+number of updates that the task gives, and for more where the time that counts as equal has room for
+them. Adam, AdamW and Muon are searched over learning rates, more
 of them as long as the best one is at an edge, each constant and with cosine decay; once for the
 same updates, and once for those that they make in the time of the best of ours. The search is made
 with one seed; the two best candidates, and the one with the best validation metric, run with all
