@@ -152,9 +152,11 @@ class Bench:
 
     def _measured_paces(self, ours: Sequence[str]) -> dict[str, float]:
         place = (self._task.name, self._batch_size, self._plan.label)
-        methods = (*ours, *self._plan.first_order)
-        if not set(methods) <= set(self._paces.get(*place)):
-            trainers = {method: self._trainer(method) for method in methods}
+        known, methods = self._paces.get(*place), (*ours, *self._plan.first_order)
+        if not set(methods) <= set(known):  # then all anew, since only ratios in turns say much
+            trainers = {
+                method: self._trainer(method) for method in dict.fromkeys((*known, *methods))
+            }
             planned = self._plan.updates(self._task, self._batch_size)
             paces = measure_paces(trainers, updates=min(UPDATES, planned), of_run=planned)
             self._paces.put(*place, paces)

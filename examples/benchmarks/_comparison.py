@@ -186,10 +186,8 @@ def compare(
     """
     rows = []
     for (task, batch_size), count in updates.items():
-        here, here_paces = (
-            runs_of(store, task, batch_size, label),
-            paces.get(task, batch_size, label),
-        )
+        here = runs_of(store, task, batch_size, label)
+        paces_here = paces.get(task, batch_size, label)
         ours = groups_of_ours(here, count)
         row = Row(
             task,
@@ -197,8 +195,8 @@ def compare(
             {"updates": ours, "seconds": {}},
             {"updates": _first_order(here, "updates", lambda method, count=count: count)},
             count,
-            here_paces,
-            equal_seconds(here, ours, count, here_paces),
+            paces_here,
+            equal_seconds(here, ours, count, paces_here),
         )
         row.ours["seconds"] = _ours_at_equal_seconds(here, row)
         row.first_order["seconds"] = _first_order(
@@ -239,10 +237,12 @@ def equal_seconds(
     ranked = sorted(ours, key=lambda method: ours[method].objective)
     times = [updates * paces[method] for method in ranked if method in paces]
     others = {run.key.method for run in runs if run.key.comparison == "seconds"} - {*ours}
-    for time in times if others else ():
-        if all(near_horizon(runs, other, time / paces[other]) is not None for other in others):
-            return time
-    return next(iter(times), math.nan)
+
+    def is_known(time: float, other: str) -> bool:
+        return near_horizon(runs, other, time / paces.get(other, math.nan)) is not None
+
+    known = [time for time in times if others and all(is_known(time, other) for other in others)]
+    return next(iter(known or times), math.nan)
 
 
 def _horizon(runs: Sequence[Run], row: Row, method: str) -> float | None:

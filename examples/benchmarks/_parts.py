@@ -209,7 +209,9 @@ def graphs_of(plain: Problem, ours: Problem, optimizer: GaussNewton) -> dict[str
 
     def preconditioning() -> Any:
         gradients = gradient()
-        batch = with_thin_gradients(layout, Batch(gradients, damping, damping, moving))
+        batch = with_thin_gradients(
+            layout, Batch(gradients, optimizer.learning_rate, optimizer.iterations, moving)
+        )
         return gradients, preconditioned(settings, layout, memory, batch, gradients)[0]
 
     named = {

@@ -185,6 +185,18 @@ def test_at_equal_seconds_a_faster_method_of_ours_trains_longer(modules, tmp_pat
     assert [run.points[-1].updates for run in longer] == [24, 24]
 
 
+def test_paces_are_measured_with_all_that_are_known(modules, tmp_path):
+    store, paces = modules.runs.Store(tmp_path), modules.paces.Paces(tmp_path)
+    for seed in (0, 1):
+        store.add(ours(modules, [2.0, 0.1], "kflr", horizon=12, seed=seed))
+    paces.put("wine", 32, "defaults", {"adam": 1e3})
+    arguments = ["--smoke", "--tasks", "wine", "--methods", "kflr", "--out", str(tmp_path)]
+    assert modules.everyday.main(arguments) == 0
+    found = modules.paces.Paces(tmp_path).get("wine", 32, "defaults")
+    assert set(found) == {"adam", "kflr"}
+    assert found["adam"] < 1e3
+
+
 def test_a_method_that_fails_is_kept_as_that(modules, tmp_path, monkeypatch):
     def fail(*arguments):
         raise ValueError("no rule for this layer")

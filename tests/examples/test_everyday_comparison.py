@@ -226,6 +226,9 @@ def test_a_faster_method_is_compared_by_its_longer_run_at_equal_seconds(modules,
 
 def test_without_paces_equal_seconds_are_unknown(modules, tmp_path):
     runs = [ours(modules, FALLING), at_seconds(modules, [2.0, 0.2], 200.0)]
+    for paces in ({}, {"kfac": 0.1}):  # of the first-order method neither
+        (row,) = compare(modules, tmp_path, runs, paces=paces)
+        assert math.isnan(ratio(row, "kfac", "seconds"))
     (row,) = compare(modules, tmp_path, runs, paces={})
     assert math.isnan(ratio(row, "kfac", "seconds"))
     assert math.isnan(row.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,16 +51,17 @@ def recommend(
     x: Any = None,
     y: Any = None,
 ) -> Recommendation:
-    """Say which of KFRA, KFLR and KFAC fits a model, or whether Adam fits better, and why.
+    """Say whether KFLR or KFAC fits a model, or Adam fits better, and why.
 
     Nothing is trained or timed. The model runs once, on one example, and operations are counted,
     with the default settings of each optimizer. Of the methods that can be used
 
     1. KFLR is taken if its updates take at most 1.15 times the operations of the cheapest, since
        its factors are exact for the layer and free of sampling noise;
-    2. else KFAC, whose factors are those on the mean;
-    3. or KFRA, where KFAC would need too much memory: it does as well on the mean, but its updates
-       take as long or longer (examples/benchmarks/EVERYDAY.md).
+    2. else KFAC, whose factors are those on the mean.
+
+    KFRA does as well as KFAC on the mean, but its updates take as long or longer, and as much
+    memory (examples/benchmarks/EVERYDAY.md).
 
     Adam is recommended if the loss has no curvature or no method can be used; if more than half of
     the weights have no pair of full Kronecker factors, so that their curvature is near a diagonal
@@ -188,21 +190,17 @@ def _method(
     }
     if not costs:
         return None, ("None of the three can be used.",)
-    least = min(costs.values())
-    cheap = {name for name, cost in costs.items() if cost <= ABOUT_THE_SAME * least}
-    order = ("KFLR", "KFAC", "KFRA") if "KFLR" in cheap else ("KFAC", "KFRA", "KFLR")
-    method = next(name for name in order if name in costs)
+    cheap = ABOUT_THE_SAME * min(costs.values())
+    method = "KFLR" if costs.get("KFLR", math.inf) <= cheap else "KFAC"
     passes = f"{num_outputs} backward pass{'es' if num_outputs > 1 else ''}"
     reasons = [f"{method}: an update takes about {costs[method]:.1f} gradients."]
     if method == "KFLR":
         reasons.append(f"Its factors are exact, from {passes}.")
     elif "KFLR" in costs:
         reasons.append(f"KFLR would need {passes}, {costs['KFLR']:.1f} gradients an update.")
-    if method == "KFRA":
-        reasons.append("Its cost does not grow with the outputs: layers of this width are cheap.")
-    elif "KFRA" not in costs:
+    if "KFRA" not in costs:
         reasons.append(f"KFRA cannot be used: {candidates['KFRA'].problem or 'it needs memory.'}")
-    elif "KFRA" not in cheap:
+    elif costs["KFRA"] > cheap:
         reasons.append(f"KFRA would take {costs['KFRA']:.1f} gradients: its tensors are wide.")
     elif method == "KFAC":
         reasons.append(f"KFRA, {costs['KFRA']:.1f} gradients, is coarser.")

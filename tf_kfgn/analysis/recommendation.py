@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from tf_kfgn.analysis.text_table import Column, text_table
-from tf_kfgn.optimizers import KFAC, KFLR, KFRA
+from tf_kfgn.optimizers import KFAC, KFLR
 
-METHODS: Mapping[str, Any] = {"KFRA": KFRA, "KFLR": KFLR, "KFAC": KFAC}
+METHODS: Mapping[str, Any] = {"KFLR": KFLR, "KFAC": KFAC}
 
 _COLUMNS = (
     Column("method"),
@@ -44,7 +44,7 @@ class Recommendation:
     """The optimizer that fits a model and its loss, and why; prints as a table.
 
     Attributes:
-        name: `"KFRA"`, `"KFLR"`, `"KFAC"`, or `"Adam"` where a first-order method fits better.
+        name: `"KFLR"`, `"KFAC"`, or `"Adam"` where a first-order method fits better.
         method: The best of the three, even if Adam fits better; None if none can be used.
         reasons: Why, a sentence each.
         candidates: What each of the three would take.

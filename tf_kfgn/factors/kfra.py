@@ -181,7 +181,8 @@ class _Sweep:
             matrix: {} for matrix in uses
         }
         self._within: dict[WeightMatrix, list[tuple[tf.Tensor, int]]] = {}
-        self._correlated = estimator.correlated(uses)
+        # Samples know that too, if they are taken for the sizes.
+        self._correlated = [] if estimator.rescale else estimator.correlated(uses)
         self._squares_within: dict[WeightMatrix, list[tf.Tensor]] = {}
         self._inside: set[int] = set()  # uses whose factors these are
 
